@@ -1,0 +1,277 @@
+"""The command line: each command is one call into the library, says what it wrote and where, and fails with one sentence."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from wxlab.errors import WxlabError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Machine-learned weather forecasting, from data to scored forecasts.",
+)
+data_app = typer.Typer(no_args_is_help=True, help="What data there are, and preparing them for training.")
+app.add_typer(data_app, name="data")
+
+Catalog = Annotated[Path | None, typer.Option("--catalog", help="Another catalogue file, laid over the built-in one.")]
+Pairs = Annotated[list[str] | None, typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="A parameter, may be repeated.")]
+
+
+def main() -> None:
+    """Entry point: a user's mistake ends in one sentence and exit code 2, never in a traceback."""
+    try:
+        app()
+    except WxlabError as error:
+        print(f"wxlab: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("wxlab: stopped", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _pairs(values: list[str] | None) -> dict[str, Any]:
+    """``name=value`` pairs as a dict; values are read as YAML, so that numbers, lists and true/false are what they look like."""
+    import yaml
+
+    result = {}
+    for text in values or []:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise WxlabError(f"parameter {text!r} is not of the form NAME=VALUE; write for example -p steps=200")
+        result[name.strip()] = yaml.safe_load(value)
+    return result
+
+
+def _names(text: str | None) -> list[str]:
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
+
+
+@data_app.command("list")
+def data_list(catalog: Catalog = None) -> None:
+    """Every source by name.  Example: wxlab data list"""
+    from rich.console import Console
+    from rich.table import Table
+
+    from wxlab.catalog import load
+
+    table = Table("name", "title", "driver", "size", "network")
+    for name, entry in load(catalog).datasets.items():
+        table.add_row(name, entry.title, entry.driver, entry.size or "", "yes" if entry.needs_network else "no")
+    Console().print(table)
+
+
+@data_app.command("show")
+def data_show(name: str, catalog: Catalog = None) -> None:
+    """Open a source lazily and print what it holds.  Example: wxlab data show simulated_atmosphere_small"""
+    from wxlab.catalog import open_dataset
+
+    print(open_dataset(name, catalog=catalog))
+
+
+@data_app.command("check")
+def data_check(name: str, catalog: Catalog = None) -> None:
+    """Read a source and report gaps, missing values and implausible ranges.  Example: wxlab data check simulated_atmosphere_small"""
+    from wxlab.catalog import check
+
+    for finding in check(name, catalog=catalog):
+        print(f"- {finding}")
+
+
+@data_app.command("prepare")
+def data_prepare(
+    name: str,
+    out: Path,
+    variables: Annotated[str, typer.Option(help="Comma-separated variable names.")],
+    levels: Annotated[str | None, typer.Option(help="Comma-separated pressure levels, hPa.")] = None,
+    grid: Annotated[str | None, typer.Option(help="Target grid ROWSxCOLUMNS, for example 32x64.")] = None,
+    start: Annotated[str | None, typer.Option(help="First time, for example 1990-01-01.")] = None,
+    end: Annotated[str | None, typer.Option(help="Last time.")] = None,
+    nan: Annotated[str, typer.Option(help="Missing values: error, fill or mask.")] = "error",
+    scheduler: Annotated[str | None, typer.Option(help="threads, synchronous, or a dask scheduler's address.")] = None,
+    catalog: Catalog = None,
+) -> None:
+    """Make a training store.
+
+    Example: wxlab data prepare simulated_atmosphere_small store.zarr --variables 2m_temperature,geopotential --levels 500
+    """
+    from wxlab.catalog import open_dataset
+    from wxlab.store import prepare
+
+    path = prepare(
+        open_dataset(name, catalog=catalog),
+        out,
+        variables=_names(variables),
+        levels=[int(level) for level in _names(levels)] or None,
+        grid=grid,
+        time=(start, end) if start or end else None,
+        nan=nan,
+        scheduler=scheduler,
+    )
+    print(f"wrote {path}")
+
+
+@app.command()
+def train(
+    model: str,
+    store: Path,
+    run_dir: Annotated[Path, typer.Option(help="Where checkpoints and metrics go; an interrupted run goes on there.")],
+    preset: Annotated[str, typer.Option(help="The model's size.")] = "demo",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Refuse to go on with an earlier run.")] = False,
+    parameters: Pairs = None,
+) -> None:
+    """Train a model on a store.  Example: wxlab train met2net store.zarr --run-dir runs/a -p steps=200 -p lr=0.001"""
+    from wxlab.trainer import train as train_model
+
+    path = train_model(model, store, run_dir=run_dir, resume=not fresh, preset=preset, **_pairs(parameters))
+    print(f"wrote {path}")
+
+
+@app.command()
+def forecast(
+    checkpoint: Path,
+    store: Path,
+    out: Path,
+    steps: Annotated[int, typer.Option(help="Output frames.")],
+    split: Annotated[str, typer.Option(help="Which part of the store to start from.")] = "test",
+    members: int = 1,
+    seed: int = 0,
+) -> None:
+    """Forecast from every time of a store's split.  Example: wxlab forecast runs/a store.zarr forecast.zarr --steps 8"""
+    from wxlab.checkpoints import load_checkpoint
+    from wxlab.rollout import forecast as make
+    from wxlab.store import open_store
+
+    make(load_checkpoint(checkpoint), open_store(store).dataset(split), steps=steps, members=members, seed=seed, out=out)
+    print(f"wrote {out}")
+
+
+@app.command()
+def verify(
+    forecasts: Path,
+    store: Path,
+    out: Annotated[Path | None, typer.Option(help="Write the scores as netCDF.")] = None,
+    metrics: Annotated[str, typer.Option(help="Comma-separated scores.")] = "rmse,mae,bias,acc",
+) -> None:
+    """Score a forecast file against a store.  Example: wxlab verify forecast.zarr store.zarr --metrics rmse,acc"""
+    import xarray as xr
+
+    from wxlab.files import atomic_file
+    from wxlab.store import open_store
+    from wxlab.verification import verify as score
+
+    if not forecasts.exists():
+        raise WxlabError(f"there is no forecast at {forecasts}; make one with wxlab forecast")
+    truth = open_store(store)
+    climatology = truth.climatology() if "acc" in _names(metrics) else None
+    scores = score(xr.open_zarr(forecasts), truth.dataset(), metrics=_names(metrics), climatology=climatology)
+    print(scores.to_dataframe().round(4).to_string())
+    if out:
+        with atomic_file(out) as temporary:
+            scores.to_netcdf(temporary, engine="h5netcdf")
+        print(f"wrote {out}")
+
+
+@app.command()
+def run(
+    notebook: Path,
+    out: Annotated[Path, typer.Option(help="Folder or file for the executed notebook.")] = Path("runs/executed"),
+    preset: Annotated[str | None, typer.Option(help="quick, demo, workshop or paper, where the notebook has it.")] = None,
+    parameters: Pairs = None,
+) -> None:
+    """Run a notebook headless.  Example: wxlab run notebooks/02_met2net.ipynb --preset demo -p steps=400"""
+    from wxlab.runs import run as run_notebook
+
+    done = run_notebook(notebook, out, preset=preset, **_pairs(parameters))
+    print(f"wrote {done.notebook} ({done.seconds:.0f} s)")
+    _print_claims(notebook.stem, done.result.get("claims", []))
+
+
+@app.command()
+def sweep(
+    notebook: Path,
+    out: Path,
+    parameters: Annotated[list[str], typer.Option("-p", "--parameter", metavar="NAME=[VALUES]", help="A parameter and its values.")],
+    preset: str | None = None,
+    workers: int = 2,
+    scheduler: Annotated[str | None, typer.Option(help="Address of a dask scheduler.")] = None,
+) -> None:
+    """Run a notebook for every combination of parameters.
+
+    Example: wxlab sweep notebooks/02_met2net.ipynb runs/sweep -p 'steps=[50, 100]' -p 'seed=[0, 1]'
+    """
+    from wxlab.runs import sweep as run_sweep
+
+    grid = {name: value if isinstance(value, list) else [value] for name, value in _pairs(parameters).items()}
+    table = run_sweep(notebook, out, grid, scheduler, preset=preset, workers=workers)
+    print(table.to_string(index=False))
+    print(f"wrote {out / 'sweep.csv'}")
+    if (table["status"] != "ok").any():
+        raise WxlabError(f"{int((table['status'] != 'ok').sum())} of {len(table)} runs failed; their errors are in the table")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the executed notebooks.")] = Path("runs/demo"),
+    preset: str = "demo",
+    notebooks: Annotated[Path | None, typer.Option(help="Folder of the notebook series.")] = None,
+) -> None:
+    """Run the whole notebook series headless on the embedded data and check every claim.  Example: wxlab demo"""
+    from wxlab.runs import run as run_notebook
+
+    folder = notebooks or _notebook_folder()
+    failed, total = [], 0.0
+    for notebook in sorted(folder.glob("[0-9][0-9]_*.ipynb")):
+        has_preset = (folder / "presets" / f"{notebook.stem}.{preset}.yaml").is_file()
+        print(f"{notebook.name} ...", flush=True)
+        done = run_notebook(notebook, out, preset=preset if has_preset else None)
+        total += done.seconds
+        print(f"  {done.seconds:.0f} s, wrote {done.notebook}")
+        failed += _print_claims(notebook.stem, done.result.get("claims", []) if has_preset else [])
+    print(f"the series took {total:.0f} s")
+    if failed:
+        raise WxlabError(f"{len(failed)} claims do not hold: {'; '.join(failed)}")
+
+
+def _print_claims(notebook: str, claims: list[dict[str, Any]]) -> list[str]:
+    """Print claims; return the texts of those that do not hold."""
+    for entry in claims:
+        sign = ">" if entry["better"] == "greater" else "<"
+        print(f"  {'holds' if entry['holds'] else 'FAILS'}: {entry['claim']} ({entry['value']:.4g}, bar {sign} {entry['bar']:.4g})")
+    return [f"{notebook}: {entry['claim']}" for entry in claims if not entry["holds"]]
+
+
+def _notebook_folder() -> Path:
+    folder = Path(__file__).resolve().parent.parent / "notebooks"
+    if not folder.is_dir():
+        raise WxlabError("the notebook series is not beside the package; clone the repository, or name its folder with --notebooks")
+    return folder
+
+
+@app.command()
+def lab() -> None:
+    """Open JupyterLab on the notebooks.  Example: wxlab lab"""
+    folder = _notebook_folder()
+    jupyter = Path(sys.executable).with_name("jupyter-lab")
+    if not jupyter.is_file():
+        raise WxlabError(f"JupyterLab is not installed beside {sys.executable}; run: pip install jupyterlab")
+    os.execv(jupyter, [str(jupyter), f"--notebook-dir={folder}"])
+
+
+@app.command()
+def doctor() -> None:
+    """Is this machine ready?  Example: wxlab doctor"""
+    from wxlab.doctor import examine
+
+    findings = examine()
+    for finding in findings:
+        print(f"{finding.level:8s} {finding.subject}: {finding.text}")
+    problems = [f.subject for f in findings if f.level == "problem"]
+    if problems:
+        raise WxlabError(f"{len(problems)} problems: {', '.join(problems)}; what to do stands beside each")

@@ -1,0 +1,139 @@
+"""What notebooks begin and end with: ``setup``, ``claim``, ``check``, ``record``; and their headless runs: ``run`` and ``sweep``.
+
+A notebook's result is ``result.json`` in its run folder: metrics, claims, parameters, versions.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+import sys
+import time
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from wxlab.errors import WxlabError
+from wxlab.files import write_json
+from wxlab.runs import NotebookResult, run, sweep
+
+__all__ = ["NotebookResult", "check", "claim", "record", "run", "setup", "sweep"]
+
+_PACKAGES = ("torch", "numpy", "xarray", "zarr", "accelerate")
+
+
+@dataclass
+class _Session:
+    """The notebook that is running: where it writes, what it has claimed."""
+
+    run_dir: Path
+    started: float = field(default_factory=time.perf_counter)
+    claims: list[dict[str, Any]] = field(default_factory=list)
+
+
+_session: _Session | None = None
+
+
+def _current() -> _Session:
+    if _session is None:
+        raise WxlabError("no notebook is set up yet; call notebook.setup(run_dir) in the first cell after the parameters")
+    return _session
+
+
+def setup(run_dir: str | Path, *, seed: int = 0, threads: int | None = None) -> Path:
+    """Begin a notebook: make its run folder, seed torch, numpy and python, set the plotting style.
+
+    run_dir: where the notebook writes (made when absent).  seed: for every global random stream.  threads: for torch
+    (None: as torch chooses).  Returns the run folder.
+    """
+    global _session
+    import random
+
+    import numpy as np
+    import torch
+
+    from wxlab.plots.style import use_style
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    if threads:
+        torch.set_num_threads(threads)
+    use_style()
+    folder = Path(run_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    _session = _Session(folder)
+    return folder
+
+
+def claim(text: str, value: float, bar: float, *, better: str = "greater") -> bool:
+    """State what this run must show; it goes into ``result.json``, and ``wxlab demo`` fails when a claim does not hold.
+
+    text: the claim in words.  value: what was measured.  bar: what it must reach (``better='greater'``: value > bar;
+    ``'less'``: value < bar).  NaN holds no claim.  Returns whether it holds.
+    """
+    if better not in ("greater", "less"):
+        raise WxlabError(f"better={better!r} is not known; use 'greater' or 'less'")
+    value, bar = float(value), float(bar)
+    holds = value > bar if better == "greater" else value < bar
+    _current().claims.append({"claim": text, "value": value, "bar": bar, "better": better, "holds": holds})
+    print(f"claim {'holds' if holds else 'FAILS'}: {text} ({value:.4g}, bar {'>' if better == 'greater' else '<'} {bar:.4g})")
+    return holds
+
+
+def check(name: str, answer: Any, expected: Any, *, tolerance: float = 1e-6, hint: str = "") -> bool:
+    """Check an exercise's answer: numbers within ``tolerance`` (relative), anything else by equality.
+
+    ``answer=None`` means not tried yet. Prints the outcome and returns whether the answer is right.
+    """
+    if answer is None:
+        print(f"{name}: not answered yet")
+        return False
+    numbers = isinstance(answer, (int, float)) and isinstance(expected, (int, float))
+    right = math.isclose(answer, expected, rel_tol=tolerance, abs_tol=tolerance) if numbers else bool(answer == expected)
+    print(f"{name}: right" if right else f"{name}: not yet{'; ' + hint if hint else ''}")
+    return right
+
+
+def record(**metrics: Any) -> Path:
+    """End a notebook: write ``result.json`` with the metrics (plain numbers, strings, lists, dicts), claims, parameters and versions.
+
+    Returns its path. Raises WxlabError for a value that JSON cannot hold.
+    """
+    session = _current()
+    result = {
+        "metrics": {name: _plain(name, value) for name, value in metrics.items()},
+        "claims": session.claims,
+        "parameters": _parameters(),
+        "seconds": round(time.perf_counter() - session.started, 3),
+        "versions": {"python": platform.python_version(), "wxlab": version("wxlab"), **{name: version(name) for name in _PACKAGES}},
+    }
+    path = session.run_dir / "result.json"
+    write_json(path, result)
+    return path
+
+
+def _plain(name: str, value: Any) -> Any:
+    """``value`` as JSON knows it; numpy scalars and arrays become numbers and lists, NaN becomes null."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {str(key): _plain(name, item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(name, item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    if isinstance(value, Path):
+        return value.as_posix()
+    raise WxlabError(f"notebook.record got {name}={type(value).__name__}, which JSON cannot hold; give numbers, strings, lists or dicts")
+
+
+def _parameters() -> dict[str, Any]:
+    """The annotated names of the running notebook: its parameters cell."""
+    main = sys.modules.get("__main__")
+    names = getattr(main, "__annotations__", {})
+    values = {name: getattr(main, name) for name in names if hasattr(main, name)}
+    return {name: value for name, value in values.items() if isinstance(value, (str, int, float, bool, list, dict, type(None)))}
