@@ -1,0 +1,126 @@
+"""Forecasts without training: persistence, climatology, and persistence with a random walk (an ensemble for tests)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wxlab.errors import WxlabError
+from wxlab.models import Entry
+from wxlab.models.base import Batch, Model, Spec
+from wxlab.models.baselines import DEMO, TINY
+
+if TYPE_CHECKING:
+    from wxlab.rollout import Streams
+    from wxlab.store import Climatology, Store
+
+
+class Persistence(Model):
+    """The last frame, for ever: ``y(t + n step) = x(t)``."""
+
+    def forward(self, history: Tensor) -> Tensor:
+        """history [B,Ti,C,H,W] -> [B,To,C,H,W], a view without copying."""
+        return history[:, -1:].expand(-1, self.spec.horizon, -1, -1, -1)
+
+    def predict(self, batch: Batch, members: int = 1, generator: Streams | None = None) -> Tensor:
+        return self.repeat_members(self(batch.history), members)
+
+
+class ClimatologyForecast(Model):
+    """The climatological mean of the valid date and hour (harmonics of the year x hour of day), whatever the initial state.
+
+    ``fit(store)`` gives it the store's climatology (of the training split) and normaliser; without it there is nothing to forecast.
+    """
+
+    climatology: Climatology | None = None
+
+    def fit(self, store: Store) -> ClimatologyForecast:
+        """Take climatology and units from a prepared store with the same channels and grid; returns the model itself."""
+        if tuple(store.channels) != self.spec.channels:
+            raise WxlabError(
+                f"the store has channels {list(store.channels)}, this model {list(self.spec.channels)}; create it with channels=store.channels"
+            )
+        if store.grid != self.spec.grid:
+            raise WxlabError(f"the store's grid is {store.grid.shape}, not the model's {self.spec.grid.shape}; create it with grid=store.grid")
+        self.climatology, self.normaliser = store.climatology(), store.normaliser
+        return self
+
+    def forward(self, time: Tensor) -> Tensor:
+        """time int64 [B,To], seconds UTC of the valid times -> normalised mean state [B,To,C,H,W] (float32)."""
+        if self.climatology is None or self.normaliser is None:
+            raise WxlabError("this climatology forecast knows no climate yet; call model.fit(store) with a prepared store")
+        state = np.asarray(self.climatology.at(time.flatten().cpu().numpy()), dtype=np.float32)
+        normalised = self.normaliser.normalise(torch.from_numpy(state), self.spec.channels)
+        return torch.nan_to_num(normalised).unflatten(0, tuple(time.shape))
+
+    def predict(self, batch: Batch, members: int = 1, generator: Streams | None = None) -> Tensor:
+        mean = self(batch.time[:, batch.history.shape[1] :][:, : self.spec.horizon])
+        return self.repeat_members(mean.to(batch.history), members)
+
+
+class RandomWalk(Model):
+    """Persistence plus smooth Gaussian noise whose standard deviation grows like the square root of the lead time.
+
+    ``y_n = y_(n-1) + tendency_std * e_n``, with e_n independent in time, of unit variance, and correlated in space like a Gaussian of
+    ``correlation_length`` grid points. tendency_std is in normalised units for one step, one number for all channels until
+    ``fit(store)`` sets each channel's own. An ensemble that needs no training: it makes ensemble workflows testable.
+    """
+
+    tendency_std: Tensor
+
+    def __init__(self, spec: Spec, *, tendency_std: float = 0.1, correlation_length: float = 2.0) -> None:
+        super().__init__(spec, tendency_std=tendency_std, correlation_length=correlation_length)
+        if not (tendency_std >= 0 and correlation_length >= 0):
+            raise WxlabError(f"tendency_std={tendency_std} and correlation_length={correlation_length} must not be negative")
+        self.correlation_length = correlation_length
+        x = spec.grid.x
+        self._wraps = spec.grid.kind == "latlon" and len(x) > 1 and abs((x[1] - x[0]) * len(x) - 360) < 1e-3
+        self.register_buffer("tendency_std", torch.full((len(spec.channels),), float(tendency_std)))
+
+    def _filter(self, rows: int, columns: int) -> Tensor:
+        """Spectral factor [rows, columns//2+1] of the smoothing; white noise keeps unit variance through it."""
+        ky = 2 * np.pi * np.fft.fftfreq(rows)[:, None]
+        kx = 2 * np.pi * np.fft.fftfreq(columns)[None, :]
+        # a field correlated like exp(-r^2 / (2 L^2)) is white noise smoothed with exp(-r^2 / L^2)
+        factor = np.exp(-(self.correlation_length**2) * (ky**2 + kx**2) / 4)
+        factor /= np.sqrt(np.mean(factor**2))
+        return torch.from_numpy(factor[:, : columns // 2 + 1])
+
+    def smooth(self, noise: Tensor) -> Tensor:
+        """White noise [..., rows, columns] -> correlated noise of unit variance, periodic along both axes."""
+        rows, columns = noise.shape[-2:]
+        factor = self._filter(rows, columns).to(noise)
+        return torch.fft.irfft2(torch.fft.rfft2(noise) * factor, s=(rows, columns))
+
+    def predict(self, batch: Batch, members: int = 1, generator: Streams | None = None) -> Tensor:
+        if generator is None:
+            raise WxlabError("random_walk draws noise and needs a generator; forecast(..., seed=...) gives one")
+        last = batch.history[:, -1]
+        channels, rows, columns = last.shape[1:]
+        # the margin keeps opposite edges (north and south, in particular) unrelated after periodic smoothing
+        margin = int(np.ceil(4 * self.correlation_length))
+        shape = (self.spec.horizon, channels, rows + margin, columns + (0 if self._wraps else margin))
+        white = generator.randn(shape, dtype=last.dtype, device=last.device)  # [B,M,To,C,H+,W+]
+        increments = self.smooth(white)[..., :rows, :columns] * self.tendency_std.to(last)[:, None, None]
+        return last[:, None, None] + increments.cumsum(dim=2)
+
+
+def _random_walk(spec: Spec, **config: Any) -> Model:
+    return RandomWalk(dataclasses.replace(spec, stochastic="noise"), **config)
+
+
+_PRESETS = {"tiny": {**TINY, "history": 1}, "demo": {**DEMO, "history": 1}}
+
+PERSISTENCE = Entry(name="persistence", title="Persistence: the last frame", presets=_PRESETS, build=Persistence)
+CLIMATOLOGY = Entry(name="climatology", title="Climatology of the date and hour", presets=_PRESETS, build=ClimatologyForecast)
+RANDOM_WALK = Entry(
+    name="random_walk",
+    title="Random walk: persistence with growing, smooth noise",
+    presets=_PRESETS,
+    build=_random_walk,
+    options=frozenset({"tendency_std", "correlation_length"}),
+)
