@@ -1,0 +1,134 @@
+"""The large-kernel gated blocks of SimVP-gSTA (Tan et al. 2022, arXiv:2211.12509) and TAU (Tan et al. 2023, arXiv:2206.12126).
+
+Both see 21x21 points: a depth-wise 5x5, then a depth-wise 7x7 with dilation 3. Submodules bear the names of the published checkpoints.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wxlab.nn.drop_path import DropPath
+
+BlockKind = Literal["tau", "gsta"]
+
+
+class DepthwiseConv(nn.Conv2d):
+    """Depth-wise convolution, size kept by zero padding.
+
+    On a CPU a dilated one runs as an undilated one on the d x d interleaved subgrids (the same sums, several times faster).
+    """
+
+    def __init__(self, channels: int, kernel: int, dilation: int = 1) -> None:
+        super().__init__(channels, channels, kernel, padding=dilation * (kernel // 2), dilation=dilation, groups=channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        d = self.dilation[0]
+        if d == 1 or x.device.type != "cpu":
+            return super().forward(x)
+        (n, c, h, w), rows, columns = x.shape, -(-x.shape[2] // d), -(-x.shape[3] // d)
+        x = F.pad(x.permute(0, 2, 3, 1), (0, 0, 0, columns * d - w, 0, rows * d - h))  # [n, rows d, columns d, c]
+        x = x.reshape(n, rows, d, columns, d, c).permute(0, 2, 4, 5, 1, 3).flatten(0, 2)  # [n d d, c, rows, columns]
+        x = F.conv2d(x, self.weight, self.bias, padding=self.kernel_size[0] // 2, groups=c)
+        x = x.unflatten(0, (n, d, d)).permute(0, 4, 1, 5, 2, 3).reshape(n, rows * d, columns * d, c)
+        return x[:, :h, :w].permute(0, 3, 1, 2)
+
+
+class _SpatialGate(nn.Module):
+    """``f = Conv1x1(DW7x7(DW5x5(p)))``. TAU: ``f * p`` (upstream: times the squeeze-excite of p). gSTA: ``sigmoid(b) * a``, [a, b] = f."""
+
+    def __init__(self, width: int, kind: BlockKind, live_gate: bool) -> None:
+        super().__init__()
+        self.kind, self.live_gate = kind, live_gate
+        self.conv0 = DepthwiseConv(width, 5)
+        self.conv_spatial = DepthwiseConv(width, 7, dilation=3)
+        self.conv1 = nn.Conv2d(width, width * (2 if kind == "gsta" else 1), 1)
+        if kind == "tau":
+            hidden = width // max(width // 16, 4)
+            self.fc = nn.Sequential(nn.Linear(width, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, width, bias=False), nn.Sigmoid())
+            self.fc.requires_grad_(live_gate)  # when dead it is stored in checkpoints and never used
+
+    def forward(self, p: Tensor) -> Tensor:
+        f = self.conv1(self.conv_spatial(self.conv0(p)))  # [n, D or 2 D, h, w]
+        if self.kind == "gsta":
+            value, gate = f.chunk(2, dim=1)
+            return gate.sigmoid() * value
+        if self.live_gate:
+            f = self.fc(p.mean((2, 3)))[:, :, None, None] * f
+        return f * p
+
+
+class GatedAttention(nn.Module):
+    """``q = Conv1x1(gate(GELU(Conv1x1(x)))) + x``."""
+
+    def __init__(self, width: int, kind: BlockKind, live_gate: bool) -> None:
+        super().__init__()
+        self.proj_1 = nn.Conv2d(width, width, 1)
+        self.spatial_gating_unit = _SpatialGate(width, kind, live_gate)
+        self.proj_2 = nn.Conv2d(width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj_2(self.spatial_gating_unit(F.gelu(self.proj_1(x)))) + x
+
+
+class _DepthwiseStage(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.dwconv = DepthwiseConv(channels, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dwconv(x)
+
+
+class MixMLP(nn.Module):
+    """``Conv1x1(GELU(DW3x3(Conv1x1(x))))``, ``ratio`` times wider inside."""
+
+    def __init__(self, width: int, ratio: float) -> None:
+        super().__init__()
+        hidden = int(width * ratio)
+        self.fc1 = nn.Conv2d(width, hidden, 1)
+        self.dwconv = _DepthwiseStage(hidden)
+        self.fc2 = nn.Conv2d(hidden, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.dwconv(self.fc1(x))))
+
+
+class GatedBlock(nn.Module):
+    """``y1 = y + DropPath(s1 * attn(BN(y)))``;  ``out = y1 + DropPath(s2 * mlp(BN(y1)))``.
+
+    width: channels D of y [N, D, h, w].  kind: ``tau`` or ``gsta``.  live_gate: TAU's squeeze-excite as in OpenSTL; Met2Net's code
+    returns before it, so the default is the dead gate, whose weights exist but are never used.
+    """
+
+    def __init__(
+        self, width: int, *, kind: BlockKind = "tau", mlp_ratio: float = 4.0, drop_path: float = 0.0, live_gate: bool = False
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(width)
+        self.attn = GatedAttention(width, kind, live_gate)
+        self.drop_path = DropPath(drop_path)
+        self.norm2 = nn.BatchNorm2d(width)
+        self.mlp = MixMLP(width, mlp_ratio)
+        self.layer_scale_1 = nn.Parameter(self.norm1.weight.new_full((width,), 1e-2))
+        self.layer_scale_2 = nn.Parameter(self.norm1.weight.new_full((width,), 1e-2))
+        initialise_fan_out(self.mlp)
+        if kind == "gsta":  # TAU's gate keeps torch's own initial values
+            initialise_fan_out(self.attn)
+
+    def forward(self, y: Tensor) -> Tensor:
+        y = y + self.drop_path(self.layer_scale_1.view(1, -1, 1, 1) * self.attn(self.norm1(y)))
+        return y + self.drop_path(self.layer_scale_2.view(1, -1, 1, 1) * self.mlp(self.norm2(y)))
+
+
+def initialise_fan_out(module: nn.Module) -> None:
+    """Give every convolution inside ``module`` normal weights of variance ``2 / (k k out / groups)`` and zero bias."""
+    for conv in module.modules():
+        if isinstance(conv, nn.Conv2d):
+            fan_out = math.prod(conv.kernel_size) * conv.out_channels // conv.groups
+            nn.init.normal_(conv.weight, 0.0, math.sqrt(2.0 / fan_out))
+            if conv.bias is not None:
+                nn.init.zeros_(conv.bias)
