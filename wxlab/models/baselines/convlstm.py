@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class ConvLSTMCell(nn.Module):
     """``i, f, g, o = conv_x(x) + conv_h(h)``;  ``c' = s(f) c + s(i) tanh(g)``;  ``h' = s(o) tanh(c')``.
 
-    ``conv_o`` and ``conv_last`` are stored in every released file and never used.
+    ``conv_o`` and ``conv_last`` are stored in every published file and never used, so they ask for no gradient.
     """
 
     def __init__(self, inputs: int, hidden: int, kernel: int) -> None:
@@ -39,6 +39,8 @@ class ConvLSTMCell(nn.Module):
         self.conv_h = nn.Sequential(conv(hidden, 4 * hidden, kernel))
         self.conv_o = nn.Sequential(conv(2 * hidden, hidden, kernel))
         self.conv_last = conv(2 * hidden, hidden, 1)
+        self.conv_o.requires_grad_(False)
+        self.conv_last.requires_grad_(False)
         self.hidden = hidden
 
     def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
@@ -57,8 +59,6 @@ class ConvLSTM(Model):
 
     hidden: width of each cell.  kernel: odd filter size.  patch: side of the square patches that become channels.
     """
-
-    dead_parameters = ("cell_list.*.conv_o.*", "cell_list.*.conv_last.*")
 
     def __init__(self, spec: Spec, *, hidden: Sequence[int] = (128, 128, 128, 128), kernel: int = 5, patch: int = 2) -> None:
         super().__init__(spec, hidden=list(hidden), kernel=kernel, patch=patch)

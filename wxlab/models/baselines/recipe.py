@@ -7,6 +7,7 @@ from torch import Tensor
 
 from wxlab.errors import WxlabError
 from wxlab.models.base import Batch, Model, Recipe, masked_mse
+from wxlab.nn.drop_path import drop_path_generator
 
 
 class MeanSquaredError(Recipe):
@@ -29,5 +30,11 @@ class MeanSquaredError(Recipe):
     def loss(self, model: Model, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         if batch.target is None:
             raise WxlabError("a batch without target cannot train a model; use windows of a store, which have targets")
-        mse = masked_mse(model(batch.history), batch.target, batch.target_mask)
+        with drop_path_generator(model, generator):
+            prediction = model(batch.history)
+        return self.compare(prediction, batch.target, batch.target_mask)
+
+    def compare(self, prediction: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a prediction and what to log of it."""
+        mse = masked_mse(prediction, target, mask)
         return mse, {"mse": mse.detach()}

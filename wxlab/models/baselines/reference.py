@@ -42,10 +42,14 @@ class ClimatologyForecast(Model):
         """Take climatology and units from a prepared store with the same channels and grid; returns the model itself."""
         if tuple(store.channels) != self.spec.channels:
             raise WxlabError(
-                f"the store has channels {list(store.channels)}, this model {list(self.spec.channels)}; create it with channels=store.channels"
+                f"the store has channels {list(store.channels)}, the model {list(self.spec.channels)}; "
+                "create the model with channels=store.channels"
             )
         if store.grid != self.spec.grid:
-            raise WxlabError(f"the store's grid is {store.grid.shape}, not the model's {self.spec.grid.shape}; create it with grid=store.grid")
+            raise WxlabError(
+                f"the store's grid is not the model's ({store.grid.shape} and {self.spec.grid.shape} points); "
+                "create the model with grid=store.grid"
+            )
         self.climatology, self.normaliser = store.climatology(), store.normaliser
         return self
 
