@@ -9,14 +9,15 @@ class AttentionTap(nn.Module):
     """Identity on attention weights after the softmax, so that a forward hook can read them.
 
     axes: names of the weights' axes behind the batch axis, such as ``("head", "target", "source")``; each row over the last axis sums to 1.
+    kind: tells different sorts of attention in one network apart.
     """
 
-    def __init__(self, axes: tuple[str, ...]) -> None:
+    def __init__(self, axes: tuple[str, ...], kind: str = "attention") -> None:
         super().__init__()
-        self.axes = axes
+        self.axes, self.kind = axes, kind
 
     def forward(self, weights: Tensor) -> Tensor:
         return weights
 
     def extra_repr(self) -> str:
-        return f"axes={self.axes}"
+        return f"axes={self.axes}, kind={self.kind!r}"

@@ -1,27 +1,24 @@
 """Baselines: what a forecast must beat (persistence, climatology), what Met2Net is compared with, and its ablation ladder.
 
-All share the Spec fields below, so that models trained side by side read and write the same fields.
+Their presets read and write the same fields as Met2Net's, so that models of one preset can be trained side by side.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from wxlab.errors import WxlabError
+from wxlab.models import SPEC_FIELDS
 from wxlab.models.base import Spec
+from wxlab.models.met2net import PRESETS
 
-HOUR = 3600
-WEATHER = (
-    "10m_u_component_of_wind",
-    "10m_v_component_of_wind",
-    "2m_temperature",
-    "total_cloud_cover",
-    "relative_humidity_1000",
-)
+__all__ = ["FIELDS", "SIZES", "require_equal_frames", "require_sizes"]
 
-TINY: dict[str, Any] = {"channels": WEATHER[:3], "grid": (16, 32), "history": 2, "horizon": 2, "step": 6 * HOUR}
-DEMO: dict[str, Any] = {"channels": WEATHER, "grid": (32, 64), "history": 4, "horizon": 4, "step": 6 * HOUR}
-WEATHERBENCH: dict[str, Any] = {"channels": WEATHER, "grid": (32, 64), "history": 12, "horizon": 12, "step": HOUR}
+_NAMES = ("tiny", "demo", "weatherbench_5p625")
+# Met2Net's presets: what is read and written, and sizes of networks with the same kinds of parts
+FIELDS: dict[str, dict[str, Any]] = {name: {k: v for k, v in PRESETS[name].items() if k in SPEC_FIELDS} for name in _NAMES}
+SIZES: dict[str, dict[str, Any]] = {name: {k: v for k, v in PRESETS[name].items() if k not in SPEC_FIELDS} for name in _NAMES}
 
 
 def require_equal_frames(name: str, spec: Spec) -> None:
@@ -31,3 +28,13 @@ def require_equal_frames(name: str, spec: Spec) -> None:
             f"{name} writes as many frames as it reads, but history={spec.history} and horizon={spec.horizon}; "
             "make them equal (the roll-out makes forecasts of any length)"
         )
+
+
+def require_sizes(config: Mapping[str, Any], multiples: Mapping[str, int]) -> None:
+    """Raise WxlabError unless the named sizes of ``config`` are positive multiples and its ``drop_path`` is a probability below 1."""
+    for name, multiple in multiples.items():
+        value = config.get(name, multiple)
+        if not isinstance(value, int) or value < 1 or value % multiple:
+            raise WxlabError(f"{name}={value!r} must be a positive whole number" + (f" divisible by {multiple}" if multiple > 1 else ""))
+    if not 0 <= config.get("drop_path", 0) < 1:
+        raise WxlabError(f"drop_path={config['drop_path']!r} must be at least 0 and less than 1")

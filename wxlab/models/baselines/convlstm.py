@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from wxlab.errors import WxlabError
 from wxlab.models import Entry
 from wxlab.models.base import Batch, Model, Spec, masked_mse
-from wxlab.models.baselines import DEMO, TINY, WEATHERBENCH
+from wxlab.models.baselines import FIELDS
 from wxlab.models.baselines.recipe import MeanSquaredError
 
 if TYPE_CHECKING:
@@ -62,8 +62,6 @@ class ConvLSTM(Model):
 
     def __init__(self, spec: Spec, *, hidden: Sequence[int] = (128, 128, 128, 128), kernel: int = 5, patch: int = 2) -> None:
         super().__init__(spec, hidden=list(hidden), kernel=kernel, patch=patch)
-        if not hidden or kernel % 2 == 0:
-            raise WxlabError(f"hidden={list(hidden)} needs at least one width and kernel={kernel} must be odd")
         self.patch = patch
         width = len(spec.channels) * patch**2
         self.cell_list = nn.ModuleList(
@@ -139,7 +137,12 @@ class ScheduledSampling(MeanSquaredError):
 
 def build(spec: Spec, *, hidden: Sequence[int] = (128, 128, 128, 128), kernel: int = 5, patch: int = 2) -> ConvLSTM:
     """A ConvLSTM whose grid must divide into patches."""
-    return ConvLSTM(dataclasses.replace(spec, multiples=(patch, patch)), hidden=hidden, kernel=kernel, patch=patch)
+    if not hidden or min(hidden) < 1:
+        raise WxlabError(f"hidden={list(hidden)} must be widths of at least one cell, each positive")
+    if kernel < 1 or kernel % 2 == 0 or patch < 1:
+        raise WxlabError(f"kernel={kernel} must be odd and patch={patch} positive")
+    spec = dataclasses.replace(spec, multiples=(patch, patch), forcing=(), static=())
+    return ConvLSTM(spec, hidden=hidden, kernel=kernel, patch=patch)
 
 
 def _official(source: Any, config: Mapping[str, Any]) -> Model:
@@ -152,9 +155,9 @@ ENTRY = Entry(
     name="convlstm",
     title="ConvLSTM, four cells of width 128",
     presets={
-        "tiny": {**TINY, "hidden": (8, 8), "kernel": 3},
-        "demo": {**DEMO, "hidden": (32, 32), "kernel": 5},
-        "weatherbench_5p625": {**WEATHERBENCH, "channels": ("2m_temperature",)},
+        "tiny": {**FIELDS["tiny"], "hidden": (8, 8), "kernel": 3},
+        "demo": {**FIELDS["demo"], "hidden": (32, 32), "kernel": 5},
+        "weatherbench_5p625": {**FIELDS["weatherbench_5p625"], "channels": ("2m_temperature",)},
     },
     build=build,
     recipe=ScheduledSampling,

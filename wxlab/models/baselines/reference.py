@@ -12,7 +12,7 @@ from torch import Tensor
 from wxlab.errors import WxlabError
 from wxlab.models import Entry
 from wxlab.models.base import Batch, Model, Spec
-from wxlab.models.baselines import DEMO, TINY
+from wxlab.models.baselines import FIELDS
 
 if TYPE_CHECKING:
     from wxlab.rollout import Streams
@@ -113,14 +113,22 @@ class RandomWalk(Model):
         return last[:, None, None] + increments.cumsum(dim=2)
 
 
+def _persistence(spec: Spec) -> Model:
+    return Persistence(dataclasses.replace(spec, forcing=(), static=()))
+
+
+def _climatology(spec: Spec) -> Model:
+    return ClimatologyForecast(dataclasses.replace(spec, forcing=(), static=()))
+
+
 def _random_walk(spec: Spec, **config: Any) -> Model:
-    return RandomWalk(dataclasses.replace(spec, stochastic="noise"), **config)
+    return RandomWalk(dataclasses.replace(spec, stochastic="noise", forcing=(), static=()), **config)
 
 
-_PRESETS = {"tiny": {**TINY, "history": 1}, "demo": {**DEMO, "history": 1}}
+_PRESETS = {name: {**FIELDS[name], "history": 1} for name in ("tiny", "demo")}
 
-PERSISTENCE = Entry(name="persistence", title="Persistence: the last frame", presets=_PRESETS, build=Persistence)
-CLIMATOLOGY = Entry(name="climatology", title="Climatology of the date and hour", presets=_PRESETS, build=ClimatologyForecast)
+PERSISTENCE = Entry(name="persistence", title="Persistence: the last frame", presets=_PRESETS, build=_persistence)
+CLIMATOLOGY = Entry(name="climatology", title="Climatology of the date and hour", presets=_PRESETS, build=_climatology)
 RANDOM_WALK = Entry(
     name="random_walk",
     title="Random walk: persistence with growing, smooth noise",

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from wxlab.errors import WxlabError, unknown
 from wxlab.models import Entry
 from wxlab.models.base import Batch, Model, Spec
-from wxlab.models.baselines import DEMO, TINY, WEATHERBENCH, require_equal_frames
+from wxlab.models.baselines import FIELDS, SIZES, require_equal_frames, require_sizes
 from wxlab.models.baselines.recipe import MeanSquaredError
 from wxlab.nn.gating import BlockKind, GatedBlock
-from wxlab.nn.spatial import Decoder, Encoder
+from wxlab.nn.spatial import Decoder, Encoder, require_even_depth
 
 if TYPE_CHECKING:
     from wxlab.rollout import Streams
@@ -164,19 +164,15 @@ class SimVP(Model):
 
 
 def build(spec: Spec, **config: Any) -> SimVP:
-    """A SimVP; refuses sizes that do not fit together."""
-    sizes = {name: config[name] for name in ("hid_S", "hid_T", "N_S", "N_T") if name in config}
-    for name, value in sizes.items():
-        if not isinstance(value, int) or value < 2 or (name != "N_T" and value % 2):
-            raise WxlabError(f"{name}={value!r} must be {'a whole' if name == 'N_T' else 'an even'} number of at least 2")
+    """A SimVP, every size checked. Forcing and static fields are not read, so the model's Spec names none."""
+    require_equal_frames("SimVP", spec)
     translator = config.get("translator", "gsta")
     if translator not in get_args(TranslatorKind):
         raise unknown("translator", translator, get_args(TranslatorKind))
-    if translator == "incepu" and config.get("hid_T", 256) % 8:
-        raise WxlabError(f"hid_T={config['hid_T']} must be a multiple of 8 for the translator incepu")
-    require_equal_frames("SimVP", spec)
+    require_sizes(config, {"hid_S": 2, "hid_T": 8 if translator == "incepu" else 1, "N_T": 1})
+    require_even_depth(config.get("N_S", 2))
     multiple = 2 ** (config.get("N_S", 2) // 2)
-    return SimVP(dataclasses.replace(spec, multiples=(multiple, multiple)), **config)
+    return SimVP(dataclasses.replace(spec, multiples=(multiple, multiple), forcing=(), static=()), **config)
 
 
 def differential_divergence(prediction: Tensor, target: Tensor, *, temperature: float = 0.1) -> Tensor:
@@ -220,17 +216,15 @@ def _official_tau(source: Any, config: Mapping[str, Any]) -> Model:
     return load_simvp(source, {"live_gate": True, **config})
 
 
-_SIZES = {
-    "tiny": {**TINY, "hid_S": 8, "hid_T": 16, "N_T": 2},
-    "demo": {**DEMO, "hid_S": 16, "hid_T": 64, "N_T": 3},
-    "weatherbench_5p625": {**WEATHERBENCH, "channels": ("2m_temperature",), "hid_S": 32, "hid_T": 256, "N_T": 8},
-}
+_PRESETS = {name: {**FIELDS[name], **SIZES[name]} for name in FIELDS}
+# the published counts are of single-variable models
+_PRESETS["weatherbench_5p625"]["channels"] = ("2m_temperature",)
 _OPTIONS = frozenset({"hid_S", "hid_T", "N_S", "N_T", "mlp_ratio", "drop_path"})
 
 SIMVP = Entry(
     name="simvp",
     title="SimVP with a gSTA, IncepU or TAU translator",
-    presets=_SIZES,
+    presets=_PRESETS,
     build=build,
     recipe=MeanSquaredError,
     official=_official,
@@ -240,7 +234,7 @@ SIMVP = Entry(
 TAU = Entry(
     name="tau",
     title="TAU: SimVP with temporal attention units",
-    presets={name: {**sizes, "translator": "tau", "live_gate": True} for name, sizes in _SIZES.items()},
+    presets={name: {**sizes, "translator": "tau", "live_gate": True} for name, sizes in _PRESETS.items()},
     build=build,
     recipe=DivergenceRegularised,
     official=_official_tau,
