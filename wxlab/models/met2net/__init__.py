@@ -7,16 +7,16 @@ from typing import Any
 from wxlab.grids import Grid
 from wxlab.models import Entry
 from wxlab.models.met2net.network import Met2Net, build
-from wxlab.models.met2net.official import load_official, save_official
+from wxlab.models.met2net.official import ASIA, load_momentum, load_official, save_official
 from wxlab.models.met2net.recipe import TwoStage
 
-__all__ = ["ENTRY", "PRESETS", "Met2Net", "TwoStage", "load_official", "save_official"]
+__all__ = ["ENTRY", "PRESETS", "Met2Net", "TwoStage", "load_momentum", "load_official", "save_official"]
 
 HOUR = 3600
 WIND = ("10m_u_component_of_wind", "10m_v_component_of_wind")
 WEATHER = (*WIND, "2m_temperature", "total_cloud_cover", "relative_humidity_1000")
 _PUBLISHED: dict[str, Any] = {"history": 12, "horizon": 12, "step": HOUR, "hid_S": 32, "hid_T": 256, "N_S": 2, "N_T": 8, "drop_path": 0.1}
-_ASIA = Grid(tuple(12.25 + 0.25 * i for i in range(128)), tuple(110 + 0.25 * i for i in range(128)))
+
 
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {
@@ -45,7 +45,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "weatherbench_5p625": {**_PUBLISHED, "channels": WEATHER, "grid": (32, 64)},
     "weatherbench_64x128": {**_PUBLISHED, "channels": WEATHER, "grid": (64, 128), "N_S": 4},
-    "era5_wind": {**_PUBLISHED, "channels": ("mean_sea_level_pressure", *WIND, "2m_temperature"), "grid": _ASIA, "N_S": 4},
+    "era5_wind": {**_PUBLISHED, "channels": ("mean_sea_level_pressure", *WIND, "2m_temperature"), "grid": ASIA, "N_S": 4},
     "mv_mmnist": {
         **_PUBLISHED,
         "channels": ("digit", "item", "inverse"),
