@@ -60,7 +60,7 @@ def main() -> None:
     arguments = parser.parse_args()
     text = read_source(arguments.source)
     lines = split_at(without_map_edge(decode_arcs(json.loads(text))), west=-180.0)
-    with atomic_file(arguments.out) as temporary, open(temporary, "wb") as handle:
+    with atomic_file(arguments.out) as temporary, temporary.open("wb") as handle:
         np.savez_compressed(
             handle,
             points=np.concatenate(lines).astype(np.float32),

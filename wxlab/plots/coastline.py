@@ -38,10 +38,10 @@ def split_at(lines: Sequence[Line], west: float) -> list[Line]:
     """
     pieces = []
     for line in lines:
+        begin: int | np.integer = 0
         longitude, latitude = np.unwrap(line[:, 0], period=360.0), line[:, 1]
         turn = np.floor((longitude - west) / 360.0)
         start: list[Line] = []
-        begin = 0
         for after in np.flatnonzero(np.diff(turn)) + 1:
             edge = west + 360.0 * max(turn[after - 1], turn[after])
             part = (edge - longitude[after - 1]) / (longitude[after] - longitude[after - 1])

@@ -1,0 +1,204 @@
+"""One look for all figures: sizes, colours, and for every variable its name, display unit and colour map.
+
+Colour maps run evenly in lightness and stay readable without red-green vision (matplotlib's viridis family, ColorBrewer's
+RdBu and BrBG). Fields of one sign get a sequential map, signed fields and differences a diverging one centred on zero.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+from cycler import cycler
+from matplotlib.colors import BoundaryNorm, Colormap, ListedColormap, Normalize
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.figure import Figure
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# Okabe and Ito's palette (2008): told apart with any colour vision; black is kept for the truth
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#999933")
+TRUTH_COLOUR = "#000000"
+MISSING_COLOUR = "#d9d9d9"
+DIFFERENCE_MAP = "RdBu_r"
+RAIN_LEVELS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
+
+_RC: Any = {
+    "figure.dpi": 100,
+    "savefig.dpi": 100,
+    "font.size": 9.5,
+    "axes.titlesize": "medium",
+    "axes.titlelocation": "left",
+    "axes.labelsize": "medium",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": False,
+    "axes.prop_cycle": cycler(color=COLOURS),
+    "axes.axisbelow": True,
+    "grid.color": "#e3e3e3",
+    "grid.linewidth": 0.7,
+    "lines.linewidth": 1.6,
+    "legend.frameon": False,
+    "figure.titlesize": "large",
+    "figure.constrained_layout.h_pad": 0.06,
+    "figure.constrained_layout.w_pad": 0.06,
+    "image.cmap": "viridis",
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a variable is shown: ``shown = stored * scale`` in ``units`` (``stored`` is the unit it is kept in)."""
+
+    title: str
+    stored: str = ""
+    units: str = ""
+    scale: float = 1.0
+    colours: str = "viridis"
+    kind: Literal["plain", "signed", "rain", "unknown"] = "plain"  # unknown: signed where values of both signs are
+
+    @property
+    def label(self) -> str:
+        """Name and unit, as axes and colour bars say it."""
+        return f"{self.title} [{self.units}]" if self.units else self.title
+
+
+def _wind(title: str) -> Look:
+    return Look(title, "m s-1", "m/s", colours="PuOr_r", kind="signed")
+
+
+_LOOKS: dict[str, Look] = {
+    "geopotential": Look("Geopotential", "m2 s-2", "m²/s²"),
+    "temperature": Look("Temperature", "K", "K", colours="inferno"),
+    "2m_temperature": Look("2 m temperature", "K", "K", colours="inferno"),
+    "sea_surface_temperature": Look("Sea surface temperature", "K", "K", colours="inferno"),
+    "u_component_of_wind": _wind("Eastward wind"),
+    "v_component_of_wind": _wind("Northward wind"),
+    "10m_u_component_of_wind": _wind("10 m eastward wind"),
+    "10m_v_component_of_wind": _wind("10 m northward wind"),
+    "10m_wind_speed": Look("10 m wind speed", "m s-1", "m/s", colours="cividis"),
+    "wind_speed": Look("Wind speed", "m s-1", "m/s", colours="cividis"),
+    "vertical_velocity": Look("Vertical velocity (down)", "Pa s-1", "Pa/s", colours="PuOr_r", kind="signed"),
+    "specific_humidity": Look("Specific humidity", "kg kg-1", "g/kg", scale=1e3, colours="YlGnBu"),
+    "relative_humidity": Look("Relative humidity", "%", "%", colours="YlGnBu"),
+    "mean_sea_level_pressure": Look("Mean sea-level pressure", "Pa", "hPa", scale=1e-2),
+    "surface_pressure": Look("Surface pressure", "Pa", "hPa", scale=1e-2),
+    "total_precipitation": Look("Precipitation", "m", "mm", scale=1e3, kind="rain"),
+    "rain_rate": Look("Rain rate", "mm h-1", "mm/h", kind="rain"),
+    "total_column_water_vapour": Look("Water vapour column", "kg m-2", "kg/m²", colours="YlGnBu"),
+    "total_cloud_cover": Look("Cloud cover", "1", "1", colours="Greys_r"),
+    "toa_incident_solar_radiation": Look("Solar radiation at the top", "J m-2", "MJ/m²", scale=1e-6, colours="cividis"),
+    "geopotential_at_surface": Look("Surface geopotential", "m2 s-2", "m²/s²", colours="cividis"),
+    "land_sea_mask": Look("Land fraction", "1", "1", colours="cividis"),
+    "slope_of_sub_gridscale_orography": Look("Slope of orography", "1", "1", colours="cividis"),
+    "standard_deviation_of_orography": Look("Std. dev. of orography", "m", "m", colours="cividis"),
+}
+
+_SAME_UNIT = {"m/s": "m s-1", "m**2 s**-2": "m2 s-2", "m s**-1": "m s-1", "kg kg**-1": "kg kg-1", "mm/h": "mm h-1", "m^2 s^-2": "m2 s-2"}
+
+
+def use_style() -> None:
+    """Set the style of every figure drawn from here on."""
+    mpl.rcParams.update(_RC)
+
+
+def look(variable: str, units: str | None = None) -> Look:
+    """How to show a variable.
+
+    variable: name, WeatherBench 2 style; hours at the end (``total_precipitation_6hr``) are told in the title.  units: the unit
+    the numbers are in (None: the usual SI unit); numbers in any other unit are shown as they are, with that unit.
+    """
+    match = re.match(r"^(.*)_(\d+)hr$", variable)
+    base = _LOOKS.get(match[1] if match else variable)
+    if base is None:
+        return Look(variable.replace("_", " ").capitalize(), units or "", units or "", kind="unknown")
+    if match:
+        base = replace(base, title=f"{base.title} in {match[2]} h")
+    stored = _SAME_UNIT.get(units, units) if units else base.stored
+    if stored != base.stored:
+        return replace(base, stored=str(units), units=str(units), scale=1.0)
+    return base
+
+
+def channel_label(variable: str, level: float | None = None, units: str | None = None, *, with_units: bool = True) -> str:
+    """``500 hPa geopotential [m²/s²]``: level, name and unit of a channel."""
+    shown = look(variable, units)
+    title = shown.title if level is None else f"{level:g} hPa {shown.title[0].lower()}{shown.title[1:]}"
+    return f"{title} [{shown.units}]" if with_units and shown.units else title
+
+
+def colour_limits(fields: Iterable[xr.DataArray | np.ndarray], *, signed: bool, robust: float = 0.5) -> tuple[float, float]:
+    """Limits of a colour scale shared by some fields, from quantiles, so that one odd point does not bleach the rest.
+
+    robust: per cent left out at each end.  signed: make the limits symmetric about zero.
+    """
+    values = np.concatenate([np.asarray(field, dtype=np.float64).ravel() for field in fields])
+    values = values[np.isfinite(values)]
+    if not values.size:
+        return (-1.0, 1.0) if signed else (0.0, 1.0)
+    if signed:
+        limit = float(np.percentile(np.abs(values), 100 - robust)) or float(np.abs(values).max()) or 1.0
+        return -limit, limit
+    low, high = (float(v) for v in np.percentile(values, [robust, 100 - robust]))
+    if high - low <= 1e-9 * max(abs(low), abs(high)):
+        low, high = float(values.min()), float(values.max())
+    if high - low <= 1e-9 * max(abs(low), abs(high)):
+        pad = 0.01 * abs(low) or 1.0
+        low, high = low - pad, high + pad
+    return low, high
+
+
+def colour_scale(shown: Look, fields: Iterable[xr.DataArray | np.ndarray]) -> tuple[Colormap, Normalize, str]:
+    """Colour map, norm and ``extend`` of the colour bar for fields that share one scale; NaN is drawn grey."""
+    fields = list(fields)
+    if shown.kind == "rain":
+        colours: Colormap = ListedColormap(mpl.colormaps["YlGnBu"](np.linspace(0.15, 1, len(RAIN_LEVELS))))
+        colours = colours.with_extremes(under="#ffffff", bad=MISSING_COLOUR)
+        return colours, BoundaryNorm(RAIN_LEVELS, colours.N, extend="max"), "max"
+    if shown.kind == "unknown":
+        lowest, highest = colour_limits(fields, signed=False)
+        shown = replace(shown, kind="signed", colours=DIFFERENCE_MAP) if lowest < 0 < highest else shown
+    low, high = colour_limits(fields, signed=shown.kind == "signed")
+    colours = mpl.colormaps[shown.colours].with_extremes(bad=MISSING_COLOUR)
+    return colours, Normalize(low, high), _extend(fields, low, high)
+
+
+def difference_scale(fields: Iterable[xr.DataArray | np.ndarray]) -> tuple[Colormap, Normalize, str]:
+    """Colour map, norm and ``extend`` for differences: white at zero, as far below as above."""
+    fields = list(fields)
+    low, high = colour_limits(fields, signed=True)
+    return mpl.colormaps[DIFFERENCE_MAP].with_extremes(bad=MISSING_COLOUR), Normalize(low, high), _extend(fields, low, high)
+
+
+def _extend(fields: Iterable[xr.DataArray | np.ndarray], low: float, high: float) -> str:
+    arrays = [np.asarray(field) for field in fields]
+    below = any(bool(np.any(array < low)) for array in arrays)
+    above = any(bool(np.any(array > high)) for array in arrays)
+    return {(True, True): "both", (True, False): "min", (False, True): "max"}.get((below, above), "neither")
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure (inches), known to no window manager: it is shown once, where it is returned, and freed with its last name."""
+    figure = plt.figure(figsize=(width, height), layout="constrained")
+    plt.close(figure)
+    return figure
+
+
+def styled(function: Callable[P, R]) -> Callable[P, R]:
+    """Draw in the style, whatever is set outside, and leave the outside as it was."""
+
+    @wraps(function)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> R:
+        with mpl.rc_context(_RC):
+            return function(*args, **kwargs)
+
+    return drawn
