@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from wxlab.climatology import Climatology
 from wxlab.errors import WxlabError
 from wxlab.models import Entry
 from wxlab.models.base import Batch, Model, Spec
@@ -16,7 +18,10 @@ from wxlab.models.baselines import FIELDS
 
 if TYPE_CHECKING:
     from wxlab.rollout import Streams
-    from wxlab.store import Climatology, Store
+    from wxlab.store import Store
+
+
+_PAIRS = 32  # of states, at most, from which a random walk learns its step
 
 
 class Persistence(Model):
@@ -30,39 +35,59 @@ class Persistence(Model):
         return self.repeat_members(self(batch.history), members)
 
 
-class ClimatologyForecast(Model):
-    """The climatological mean of the valid date and hour (harmonics of the year x hour of day), whatever the initial state.
+def _require_same_fields(spec: Spec, store: Store) -> None:
+    if tuple(store.channels) != spec.channels:
+        raise WxlabError(
+            f"the store has channels {list(store.channels)}, the model {list(spec.channels)}; create the model with channels=store.channels"
+        )
+    if store.grid != spec.grid:
+        raise WxlabError(
+            f"the store's grid is not the model's ({store.grid.shape} and {spec.grid.shape} points); create the model with grid=store.grid"
+        )
 
-    ``fit(store)`` gives it the store's climatology (of the training split) and normaliser; without it there is nothing to forecast.
+
+class ClimatologyForecast(Model):
+    """The climatological mean of the valid date and hour (harmonics of the year for each hour), whatever the initial state.
+
+    ``fit(store)`` gives it the climatology of the store's training split and its normaliser; without it there is nothing to forecast.
+    hours (seconds of the day) and harmonics are what a fitted one is rebuilt from; leave them out otherwise.
     """
 
-    climatology: Climatology | None = None
+    coefficients: Tensor
+
+    def __init__(self, spec: Spec, *, hours: Sequence[int] | None = None, harmonics: int = 0) -> None:
+        super().__init__(spec, hours=hours, harmonics=harmonics)
+        self.hours = None if hours is None else tuple(hours)
+        shape = (len(self.hours or ()), 1 + 2 * harmonics, len(spec.channels), *spec.grid.shape)
+        self.register_buffer("coefficients", torch.zeros(shape))
 
     def fit(self, store: Store) -> ClimatologyForecast:
         """Take climatology and units from a prepared store with the same channels and grid; returns the model itself."""
-        if tuple(store.channels) != self.spec.channels:
-            raise WxlabError(
-                f"the store has channels {list(store.channels)}, the model {list(self.spec.channels)}; "
-                "create the model with channels=store.channels"
-            )
-        if store.grid != self.spec.grid:
-            raise WxlabError(
-                f"the store's grid is not the model's ({store.grid.shape} and {self.spec.grid.shape} points); "
-                "create the model with grid=store.grid"
-            )
-        self.climatology, self.normaliser = store.climatology(), store.normaliser
+        _require_same_fields(self.spec, store)
+        fitted = store.climatology()
+        self.hours, self.normaliser = fitted.hours, store.normaliser
+        self.coefficients = torch.tensor(fitted.coefficients, device=self.coefficients.device)
+        self.config = {"hours": list(fitted.hours), "harmonics": fitted.harmonics}
         return self
+
+    @property
+    def climatology(self) -> Climatology | None:
+        """The climatology in physical units; None before ``fit``."""
+        if self.hours is None:
+            return None
+        return Climatology(self.coefficients.cpu().numpy(), self.hours, self.spec.channels, self.spec.grid)
 
     def forward(self, time: Tensor) -> Tensor:
         """time int64 [B,To], seconds UTC of the valid times -> normalised mean state [B,To,C,H,W] (float32)."""
-        if self.climatology is None or self.normaliser is None:
+        climatology = self.climatology
+        if climatology is None or self.normaliser is None:
             raise WxlabError("this climatology forecast knows no climate yet; call model.fit(store) with a prepared store")
-        state = np.asarray(self.climatology.at(time.flatten().cpu().numpy()), dtype=np.float32)
-        normalised = self.normaliser.normalise(torch.from_numpy(state), self.spec.channels)
-        return torch.nan_to_num(normalised).unflatten(0, tuple(time.shape))
+        state = climatology.at(time.flatten().cpu().numpy())
+        return torch.from_numpy(self.normaliser.normalise(state, self.spec.channels)).unflatten(0, tuple(time.shape))
 
     def predict(self, batch: Batch, members: int = 1, generator: Streams | None = None) -> Tensor:
-        mean = self(batch.time[:, batch.history.shape[1] :][:, : self.spec.horizon])
+        start = batch.history.shape[1]
+        mean = self(batch.time[:, start : start + self.spec.horizon])
         return self.repeat_members(mean.to(batch.history), members)
 
 
@@ -84,6 +109,23 @@ class RandomWalk(Model):
         x = spec.grid.x
         self._wraps = spec.grid.kind == "latlon" and len(x) > 1 and abs((x[1] - x[0]) * len(x) - 360) < 1e-3
         self.register_buffer("tendency_std", torch.full((len(spec.channels),), float(tendency_std)))
+
+    def fit(self, store: Store) -> RandomWalk:
+        """Take each channel's standard deviation of the change over one step from the training split; returns the model itself."""
+        _require_same_fields(self.spec, store)
+        lag, rest = divmod(self.spec.step, store.step)
+        if rest:
+            raise WxlabError(f"the model's step of {self.spec.step} s is no multiple of the store's {store.step} s; choose one that is")
+        starts = [i for start, stop in store.split_ranges("train") for i in range(start, stop - lag)]
+        if not starts:
+            raise WxlabError(f"the training split of the store is shorter than one step of {self.spec.step} s; prepare a longer one")
+        changes = []
+        for i in starts[:: -(-len(starts) // _PAIRS)]:
+            now, then = (store.normaliser.normalise(store.read(k, k + 1), store.channels) for k in (i, i + lag))
+            changes.append((then - now).astype(np.float64))
+        self.tendency_std = torch.tensor(np.std(np.concatenate(changes), axis=(0, 2, 3)), dtype=torch.float32)
+        self.normaliser = store.normaliser
+        return self
 
     def _filter(self, rows: int, columns: int) -> Tensor:
         """Spectral factor [rows, columns//2+1] of the smoothing; white noise keeps unit variance through it."""
@@ -117,8 +159,8 @@ def _persistence(spec: Spec) -> Model:
     return Persistence(dataclasses.replace(spec, forcing=(), static=()))
 
 
-def _climatology(spec: Spec) -> Model:
-    return ClimatologyForecast(dataclasses.replace(spec, forcing=(), static=()))
+def _climatology(spec: Spec, **config: Any) -> Model:
+    return ClimatologyForecast(dataclasses.replace(spec, forcing=(), static=()), **config)
 
 
 def _random_walk(spec: Spec, **config: Any) -> Model:
@@ -128,7 +170,13 @@ def _random_walk(spec: Spec, **config: Any) -> Model:
 _PRESETS = {name: {**FIELDS[name], "history": 1} for name in ("tiny", "demo")}
 
 PERSISTENCE = Entry(name="persistence", title="Persistence: the last frame", presets=_PRESETS, build=_persistence)
-CLIMATOLOGY = Entry(name="climatology", title="Climatology of the date and hour", presets=_PRESETS, build=_climatology)
+CLIMATOLOGY = Entry(
+    name="climatology",
+    title="Climatology of the date and hour",
+    presets=_PRESETS,
+    build=_climatology,
+    options=frozenset({"hours", "harmonics"}),
+)
 RANDOM_WALK = Entry(
     name="random_walk",
     title="Random walk: persistence with growing, smooth noise",

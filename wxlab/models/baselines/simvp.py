@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -108,7 +109,7 @@ class GatedTranslator(nn.Module):
     ) -> None:
         super().__init__()
         widths = [width, *[hidden] * (layers - 1), width]
-        rates = torch.linspace(0.01, drop_path, layers).tolist() if drop_path else [0.0] * layers
+        rates = np.linspace(0.01, drop_path, layers).tolist() if drop_path else [0.0] * layers
         self.enc = nn.Sequential(
             *(
                 _Resized(inner, outer, kind=kind, mlp_ratio=mlp_ratio, drop_path=rate, live_gate=live_gate)
@@ -169,8 +170,11 @@ def build(spec: Spec, **config: Any) -> SimVP:
     translator = config.get("translator", "gsta")
     if translator not in get_args(TranslatorKind):
         raise unknown("translator", translator, get_args(TranslatorKind))
-    require_sizes(config, {"hid_S": 2, "hid_T": 8 if translator == "incepu" else 1, "N_T": 1})
+    require_sizes(config, {"hid_S": 2, "hid_T": 2 if translator == "incepu" else 1, "N_T": 1})
     require_even_depth(config.get("N_S", 2))
+    width = spec.history * config.get("hid_S", 32)
+    if translator == "incepu" and config.get("hid_T", 256) % 16 == 0 and width % 8:
+        raise WxlabError(f"history x hid_S is {width}, and incepu's eight groups need a multiple of 8; change one of them")
     multiple = 2 ** (config.get("N_S", 2) // 2)
     return SimVP(dataclasses.replace(spec, multiples=(multiple, multiple), forcing=(), static=()), **config)
 
