@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any, Literal, TypeVar, cast, overload
 
 import numpy as np
+import xarray as xr
 
-from wxlab.errors import WxlabError
+from wxlab.errors import WxlabError, unknown
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,8 @@ class Grid:
         for name in ("y", "x"):
             object.__setattr__(self, name, tuple(float(value) for value in np.asarray(getattr(self, name)).ravel()))
         if self.kind == "latlon" and self.y and max(abs(value) for value in self.y) > 90 + 1e-6:
-            raise WxlabError(f"latitudes reach {max(self.y, key=abs):g} degrees; they must lie in -90..90 (are latitude and longitude swapped?)")
+            reach = max(self.y, key=abs)
+            raise WxlabError(f"latitudes reach {reach:g} degrees; they must lie in -90..90 (are latitude and longitude swapped?)")
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -46,3 +51,266 @@ class Grid:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Grid:
         return cls(tuple(values["y"]), tuple(values["x"]), values.get("kind", "latlon"))
+
+
+Method = Literal["conservative", "bilinear"]
+METHODS: tuple[Method, ...] = ("conservative", "bilinear")
+GridLike = Grid | tuple[int, int] | str
+_Fields = TypeVar("_Fields", bound=xr.Dataset | xr.DataArray)
+
+
+def cell_edges(centres: Sequence[float]) -> np.ndarray:
+    """Edges [n+1] of the cells around ``centres`` [n]: half-way between neighbours, the outer ones mirrored."""
+    points = np.asarray(centres, dtype=np.float64)
+    if len(points) < 2:
+        return np.array([points[0] - 0.5, points[0] + 0.5])
+    middle = (points[1:] + points[:-1]) / 2
+    return np.concatenate([[2 * points[0] - middle[0]], middle, [2 * points[-1] - middle[-1]]])
+
+
+def latitude_edges(grid: Grid) -> np.ndarray:
+    """Edges [H+1] of the rows in degrees, never beyond the poles.
+
+    An outer row that comes closer to its pole than three quarters of half a row (as on Gaussian grids) reaches to the pole.
+    """
+    edges = cell_edges(grid.y)
+    for end, inner in ((0, 1), (-1, -2)):
+        pole = np.copysign(90.0, edges[end])
+        if abs(edges[end]) > 90 or abs(pole - edges[end]) < 0.375 * abs(edges[end] - edges[inner]):
+            edges[end] = pole
+    return edges
+
+
+def area_weights(grid: Grid) -> np.ndarray:
+    """Weight of each row by the area of its cells, mean 1.
+
+    w_i ∝ |sin(upper edge) − sin(lower edge)|; a row on a pole is the cap that it stands for. Ones on ``xy`` grids.
+    Returns [H] float64.
+    """
+    if grid.kind == "xy" or len(grid.y) < 2:
+        return np.ones(len(grid.y))
+    areas = np.abs(np.diff(np.sin(np.deg2rad(latitude_edges(grid)))))
+    return areas / areas.mean()
+
+
+def is_periodic(grid: Grid) -> bool:
+    """Whether the columns go evenly round the whole globe."""
+    steps = np.diff(grid.x)
+    if grid.kind != "latlon" or len(steps) == 0:
+        return False
+    return bool(np.allclose(steps, steps[0], rtol=1e-3) and abs(abs(steps[0]) * len(grid.x) - 360) < 0.01 * abs(steps[0]))
+
+
+def is_global(grid: Grid) -> bool:
+    """Whether the cells cover the whole globe."""
+    return is_periodic(grid) and len(grid.y) > 1 and bool(np.isclose(np.abs(latitude_edges(grid)[[0, -1]]), 90, atol=0.01).all())
+
+
+def parse_grid(grid: GridLike, source: Grid) -> Grid:
+    """The grid that a user asked for.
+
+    grid: a Grid, (rows, columns) or ``"ROWSxCOLUMNS"``; the latter two mean the regular global grid when ``source`` is global,
+    else evenly spaced cells over the area of ``source``.  Raises WxlabError for anything else.
+    """
+    if isinstance(grid, Grid):
+        return grid
+    sides = re.fullmatch(r"(\d+)\s*[xX]\s*(\d+)", grid.strip()) if isinstance(grid, str) else None
+    try:
+        rows, columns = (int(side) for side in (sides.groups() if sides else () if isinstance(grid, str) else grid))
+    except (TypeError, ValueError):
+        rows = columns = 0
+    if rows < 2 or columns < 2:
+        raise WxlabError(f"grid {grid!r} is not a grid; give 'ROWSxCOLUMNS' such as '32x64', a pair (32, 64), or a wxlab.grids.Grid")
+    if is_global(source):
+        return Grid.regular(rows, columns)
+    y_edges = latitude_edges(source) if source.kind == "latlon" else cell_edges(source.y)
+    x_edges = cell_edges(source.x)
+
+    def centres(edges: np.ndarray, count: int) -> tuple[float, ...]:
+        fine = np.linspace(edges[0], edges[-1], count + 1)
+        return tuple((fine[1:] + fine[:-1]) / 2)
+
+    return Grid(centres(y_edges, rows), centres(x_edges, columns), source.kind)
+
+
+def grid_of(fields: xr.Dataset | xr.DataArray) -> Grid:
+    """The grid of fields with coordinates ``latitude``, ``longitude`` or ``y``, ``x``."""
+    for kind, (y, x) in (("latlon", ("latitude", "longitude")), ("xy", ("y", "x"))):
+        if y in fields.coords and x in fields.coords:
+            rows, columns = np.asarray(fields[y].values), np.asarray(fields[x].values)
+            for name, values in ((y, rows), (x, columns)):
+                steps = np.diff(values)
+                if values.ndim != 1 or not (np.all(steps > 0) or np.all(steps < 0)):
+                    raise WxlabError(f"coordinate {name!r} must be one-dimensional and strictly ascending or descending; sort by it first")
+            return Grid(tuple(rows), tuple(columns), "latlon" if kind == "latlon" else "xy")
+    raise WxlabError(f"the data have coordinates {sorted(map(str, fields.coords))}; a grid needs latitude and longitude, or y and x")
+
+
+def _near(target: np.ndarray, source: np.ndarray) -> np.ndarray:
+    """Longitudes moved by whole turns to where the source's lie."""
+    middle = (source.min() + source.max()) / 2
+    return (target - middle + 180) % 360 + middle - 180
+
+
+def _overlap(source: np.ndarray, target: np.ndarray, turns: Sequence[float] = (0.0,)) -> np.ndarray:
+    """Share [n_target, n_source] of each target cell that each source cell covers, by their edges; ``turns`` repeats the source."""
+    low, high = np.minimum(target[:-1], target[1:])[:, None], np.maximum(target[:-1], target[1:])[:, None]
+    s_low, s_high = np.minimum(source[:-1], source[1:]), np.maximum(source[:-1], source[1:])
+    shared = sum(np.clip(np.minimum(high, s_high + turn) - np.maximum(low, s_low + turn), 0, None) for turn in turns)
+    return np.asarray(shared / (high - low))
+
+
+def _linear(source: np.ndarray, target: np.ndarray, period: float | None) -> np.ndarray:
+    """Weights [n_target, n_source] of linear interpolation; beyond the last point its value is kept."""
+    order = np.argsort(source)
+    points = source[order]
+    if period:
+        points = np.concatenate([points[-1:] - period, points, points[:1] + period])
+        order = np.concatenate([order[-1:], order, order[:1]])
+        target = (target - points[1]) % period + points[1]
+    weights = np.zeros((len(target), len(source)))
+    if len(source) == 1:
+        return weights + 1
+    upper = np.clip(np.searchsorted(points, target, side="right"), 1, len(points) - 1)
+    share = np.clip((target - points[upper - 1]) / (points[upper] - points[upper - 1]), 0, 1)
+    np.add.at(weights, (np.arange(len(target)), order[upper - 1]), 1 - share)
+    np.add.at(weights, (np.arange(len(target)), order[upper]), share)
+    return weights
+
+
+@dataclass(frozen=True)
+class Regridder:
+    """Moves fields from one grid to another: out = rows @ field @ columnsᵀ.
+
+    conservative: each target cell is the area-weighted mean of the source cells under it (first order; Jones 1999,
+    doi:10.1175/1520-0493(1999)127<2204:FASOCR>2.0.CO;2; on latitude-longitude cells it separates into sin(latitude) and longitude).
+    bilinear: linear in latitude and in longitude, periodic when the source goes round the globe.
+    """
+
+    source: Grid
+    target: Grid
+    method: Method = "conservative"
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise unknown("regridding method", self.method, METHODS)
+        if self.source.kind != self.target.kind:
+            raise WxlabError(f"fields on a {self.source.kind!r} grid cannot go to a {self.target.kind!r} grid; give one of the same kind")
+        for name, weights in (("rows", self._coverage(0)), ("columns", self._coverage(1))):
+            if weights.min() < 0.5 - 1e-6:
+                raise WxlabError(
+                    f"{int((weights < 0.5 - 1e-6).sum())} {name} of the target grid lie outside the source grid "
+                    f"({_extent(self.source)}); choose a grid inside it"
+                )
+
+    def _coverage(self, axis: int) -> np.ndarray:
+        return self._shares[axis].sum(1)
+
+    @cached_property
+    def _shares(self) -> tuple[np.ndarray, np.ndarray]:
+        if self.source.kind == "xy":
+            a, b = self.source, self.target
+            return _overlap(cell_edges(a.y), cell_edges(b.y)), _overlap(cell_edges(a.x), cell_edges(b.x))
+        rows = _overlap(np.sin(np.deg2rad(latitude_edges(self.source))), np.sin(np.deg2rad(latitude_edges(self.target))))
+        columns = _overlap(cell_edges(self.source.x), cell_edges(self.target.x), turns=(-720, -360, 0, 360, 720))
+        return rows, columns
+
+    @cached_property
+    def matrices(self) -> tuple[np.ndarray, np.ndarray]:
+        """rows [H', H] and columns [W', W]; each line sums to one."""
+        if self.method == "conservative":
+            rows, columns = (share / share.sum(1, keepdims=True) for share in self._shares)
+            return rows, columns
+        x, target_x = np.asarray(self.source.x), np.asarray(self.target.x)
+        period = 360.0 if is_periodic(self.source) else None
+        if self.source.kind == "latlon" and period is None:
+            target_x = _near(target_x, x)
+        return _linear(np.asarray(self.source.y), np.asarray(self.target.y), None), _linear(x, target_x, period)
+
+    def __call__(self, values: np.ndarray, nan_aware: bool = False) -> np.ndarray:
+        """Regrid [..., H, W] -> [..., H', W'] in the precision of ``values``.
+
+        nan_aware: missing points are left out of the means, and a target point is missing when more than half of its weight is.
+        Without it one missing point spreads over every target point that it touches.
+        """
+        if values.shape[-2:] != self.source.shape:
+            raise WxlabError(f"fields of {values.shape[-2]}x{values.shape[-1]} points do not lie on the source grid of {self.source.shape}")
+        if self.source == self.target:
+            return values
+        dtype = np.result_type(values.dtype, np.float32)
+        rows, columns = (matrix.astype(dtype) for matrix in self.matrices)
+        if not nan_aware:
+            return rows @ values.astype(dtype, copy=False) @ columns.T
+        observed = np.isfinite(values)
+        weight = rows @ observed.astype(dtype) @ columns.T
+        total = rows @ np.where(observed, values, 0).astype(dtype, copy=False) @ columns.T
+        enough = weight >= 0.5
+        return np.where(enough, total / np.where(enough, weight, 1), np.nan).astype(dtype, copy=False)
+
+
+def _extent(grid: Grid) -> str:
+    y, x = grid.dims
+    return f"{y} {min(grid.y):g} to {max(grid.y):g}, {x} {min(grid.x):g} to {max(grid.x):g}"
+
+
+def default_method(source: Grid, target: Grid) -> Method:
+    """Conservative towards coarser cells, bilinear where the target is finer in either direction."""
+    finer = any(
+        np.abs(np.diff(b)).mean() < 0.999 * np.abs(np.diff(a)).mean()
+        for a, b in ((source.y, target.y), (source.x, target.x))
+        if len(a) > 1 and len(b) > 1
+    )
+    return "bilinear" if finer else "conservative"
+
+
+def regrid(fields: _Fields, target: GridLike, method: Method | None = None, *, nan_aware: bool = True) -> _Fields:
+    """Move a Dataset or DataArray to another grid, lazily where it is lazy.
+
+    target: as in ``parse_grid``.  method: ``conservative`` or ``bilinear`` (default: by ``default_method``).
+    nan_aware: see ``Regridder``.  Returns the same kind of object; variables without the two grid dimensions pass unchanged.
+    """
+    source = grid_of(fields)
+    goal = parse_grid(target, source)
+    move = Regridder(source, goal, method or default_method(source, goal))
+    if isinstance(fields, xr.Dataset):
+        return cast(_Fields, fields.map(lambda field: _regrid_field(field, move, nan_aware), keep_attrs=True))
+    return cast(_Fields, _regrid_field(fields, move, nan_aware))
+
+
+def _regrid_field(field: xr.DataArray, move: Regridder, nan_aware: bool) -> xr.DataArray:
+    y, x = move.source.dims
+    if not {y, x} <= set(field.dims):
+        return field
+    if field.chunks is not None:
+        field = field.chunk({y: -1, x: -1})
+    result = xr.apply_ufunc(
+        move,
+        field,
+        kwargs={"nan_aware": nan_aware},
+        input_core_dims=[[y, x]],
+        output_core_dims=[[y, x]],
+        exclude_dims={y, x},
+        dask="parallelized",
+        output_dtypes=[np.result_type(field.dtype, np.float32)],
+        dask_gufunc_kwargs={"output_sizes": {y: len(move.target.y), x: len(move.target.x)}},
+        keep_attrs=True,
+    )
+    return result.assign_coords({y: list(move.target.y), x: list(move.target.x)})
+
+
+@overload
+def crop_to_multiple(fields: Grid, multiples: Sequence[int]) -> Grid: ...
+@overload
+def crop_to_multiple(fields: xr.Dataset, multiples: Sequence[int]) -> xr.Dataset: ...
+def crop_to_multiple(fields: Grid | xr.Dataset, multiples: Sequence[int]) -> Grid | xr.Dataset:
+    """Cut rows and columns from both ends (one more from the end) until their numbers divide by ``multiples`` (rows, columns)."""
+    grid = fields if isinstance(fields, Grid) else grid_of(fields)
+    kept = []
+    for name, length, multiple in zip(("rows", "columns"), grid.shape, multiples, strict=True):
+        if multiple < 1 or length < multiple:
+            raise WxlabError(f"{length} {name} cannot be cropped to a multiple of {multiple}; regrid to at least {multiple} {name}")
+        first = length % multiple // 2
+        kept.append(slice(first, first + length - length % multiple))
+    if isinstance(fields, Grid):
+        return Grid(fields.y[kept[0]], fields.x[kept[1]], fields.kind)
+    return fields.isel(dict(zip(grid.dims, kept, strict=True)))
