@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from standins import Noise, windows
 from torch import Tensor
 
 from wxlab.errors import WxlabError
-from wxlab.models import Model, create_model, get_entry, load_official
+from wxlab.models import create_model, get_entry, load_official
 from wxlab.models.base import Batch
 from wxlab.models.baselines.convlstm import ScheduledSampling
 from wxlab.models.baselines.simvp import differential_divergence
@@ -21,28 +22,6 @@ from wxlab.models.baselines.simvp import differential_divergence
 SHAPE = [4, 2, 16, 24]
 SIMVP = [("baselines_met2net", f"simvp_{kind}", {}) for kind in ("gsta", "incepu", "tau")]
 SIMVP.append(("baselines_openstl", "simvp_tau_se", {"live_gate": True}))
-
-
-class Noise:
-    """A stand-in for the roll-out's streams: one generator per (batch element, member)."""
-
-    def __init__(self, batch: int, members: int, seed: int = 0) -> None:
-        self.shape, self.seed = (batch, members), seed
-
-    def randn(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32, device: Any = "cpu") -> Tensor:
-        rows = []
-        for index in range(self.shape[0] * self.shape[1]):
-            generator = torch.Generator().manual_seed(1000 * self.seed + index)
-            rows.append(torch.randn(shape, generator=generator, dtype=dtype))
-        return torch.stack(rows).unflatten(0, self.shape).to(device)
-
-
-def windows(model: Model, batch: int = 2, seed: int = 0) -> Batch:
-    """Random windows for a model."""
-    spec, generator = model.spec, torch.Generator().manual_seed(seed)
-    frames = torch.randn(batch, spec.history + spec.horizon, len(spec.channels), *spec.grid.shape, generator=generator)
-    time = torch.arange(frames.shape[1]) * spec.step + torch.arange(batch)[:, None] * 86400
-    return Batch(frames[:, : spec.history], frames[:, spec.history :], time)
 
 
 def golden(folder: Path, file: str, case: str) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
