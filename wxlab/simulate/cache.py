@@ -1,0 +1,86 @@
+"""The user's cache of simulated data: one zarr store per checksum of parameters and code, checked before it is trusted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+import xarray as xr
+
+from wxlab.errors import WxlabError
+from wxlab.files import atomic_dir, write_json
+
+MANIFEST = "checksums.json"
+STORE = "data.zarr"
+TIME_CHUNK = 32
+
+
+def cache_dir() -> Path:
+    """Where simulated data is kept: ``WXLAB_CACHE``, else the user's cache folder."""
+    override = os.environ.get("WXLAB_CACHE")
+    return Path(override).expanduser() if override else platformdirs.user_cache_path("wxlab")
+
+
+def code_version() -> str:
+    """Checksum of the simulator's source: changed code makes new data."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def cached(kind: str, arguments: dict[str, Any], make: Callable[[], Iterable[xr.Dataset]]) -> xr.Dataset:
+    """The Dataset of ``kind`` with ``arguments``, opened lazily; made from pieces along time when it is missing or damaged.
+
+    Raises WxlabError when the cache folder cannot be written.
+    """
+    key = json.dumps([kind, arguments, code_version()], sort_keys=True)
+    path = cache_dir() / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:20]}"
+    if not intact(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_dir(path) as folder:
+                _write(folder, make())
+        except OSError as error:
+            raise WxlabError(
+                f"cannot write the cache {path}: {error.strerror or error}; set WXLAB_CACHE to a folder that can be written, or pass cache=False"
+            ) from None
+    return xr.open_dataset(path / STORE, engine="zarr", consolidated=False, chunks={})
+
+
+def _write(folder: Path, pieces: Iterable[xr.Dataset]) -> None:
+    for n, piece in enumerate(pieces):
+        if n == 0:
+            moving = [name for name in piece.variables if "time" in piece[name].dims and name not in piece.coords]
+            chunks = {name: {"chunks": (min(TIME_CHUNK, piece.sizes["time"]), *piece[name].shape[1:])} for name in moving}
+            encoding: dict[Any, Any] = {**chunks, "time": {"units": "seconds since 1970-01-01", "dtype": "int64"}}
+            piece.to_zarr(folder / STORE, mode="w", consolidated=False, encoding=encoding)
+        else:
+            moving = [name for name in piece.data_vars if "time" in piece[name].dims]
+            piece[moving].to_zarr(folder / STORE, append_dim="time", consolidated=False)
+    write_json(folder / MANIFEST, _checksums(folder))
+
+
+def _checksums(folder: Path) -> dict[str, int]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    return {path.relative_to(folder).as_posix(): zlib.crc32(path.read_bytes()) for path in files}
+
+
+def intact(path: Path) -> bool:
+    """Whether a store is there with every file as it was written; a damaged one is removed."""
+    if not path.exists():
+        return False
+    try:
+        complete = bool(json.loads((path / MANIFEST).read_text()) == _checksums(path))
+    except (OSError, ValueError):
+        complete = False
+    if not complete:
+        shutil.rmtree(path, ignore_errors=True)
+    return complete
