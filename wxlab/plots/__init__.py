@@ -1,0 +1,34 @@
+"""Figures and widgets. Functions return the Figure they drew; nothing here downloads anything."""
+
+from __future__ import annotations
+
+from wxlab.plots.animate import Animation, animate
+from wxlab.plots.coastline import coastline
+from wxlab.plots.explorer import explore
+from wxlab.plots.losses import LiveLoss, plot_losses
+from wxlab.plots.maps import plot_comparison, plot_map, plot_maps
+from wxlab.plots.overview import plot_availability, plot_climatology, plot_histograms, plot_normalised
+from wxlab.plots.series import plot_scores, plot_series
+from wxlab.plots.style import use_style
+from wxlab.plots.tables import plot_attention, plot_scorecard
+
+__all__ = [
+    "Animation",
+    "LiveLoss",
+    "animate",
+    "coastline",
+    "explore",
+    "plot_attention",
+    "plot_availability",
+    "plot_climatology",
+    "plot_comparison",
+    "plot_histograms",
+    "plot_losses",
+    "plot_map",
+    "plot_maps",
+    "plot_normalised",
+    "plot_scorecard",
+    "plot_scores",
+    "plot_series",
+    "use_style",
+]

@@ -51,8 +51,9 @@ def latitude_edges(centres: Edges) -> Edges:
 def field_cells(field: xr.DataArray, central: float | None = None) -> Cells:
     """Cells of a 2-D field, rows and columns ascending.
 
-    field: [latitude, longitude] in degrees, any order and any turn of longitude, or [y, x] in metres (or as their ``units`` say).  central: longitude in the
-    middle of a global map (None: 0).  The cell that straddles the edge of a global map is cut in two, so that the map is full.
+    field: [latitude, longitude] in degrees, any order and any turn of longitude, or [y, x] in metres (or as their ``units`` say).
+    central: longitude in the middle of a global map (None: 0). The cell that straddles the edge of a global map is cut in two, so
+    that the map is full.
     """
     if "latitude" not in field.dims:
         values, y = _ascending(field.values, field["y"].values.astype(np.float64), 0)

@@ -164,7 +164,7 @@ def panel_size(cells: Cells, projection: Any, width: float) -> tuple[float, floa
     return width / max(ratio, 1.0), width * min(ratio, 1.0)
 
 
-def _cells_on(values: xr.DataArray, projection: Any, central: Central) -> Cells:
+def cells_on(values: xr.DataArray, projection: Any, central: Central) -> Cells:
     """Cells of a field, cut where the projection has its seam."""
     if projection is not None:
         central = float(projection.proj4_params.get("lon_0", 0.0))
@@ -194,7 +194,7 @@ def plot_map(
     """
     field = select_field(dataset, variable, level=level, time=time, lead=lead, number=number)
     crs = projection_for(field_cells(field.values), projection, central)
-    cells = _cells_on(field.values, crs, central)
+    cells = cells_on(field.values, crs, central)
     width, height = panel_size(cells, crs, 6.6)
     upright = height > 0.75 * width
     if upright:
@@ -238,11 +238,11 @@ def plot_maps(
     columns = min(columns, len(fields))
     rows = -(-len(fields) // columns)
     crs = projection_for(field_cells(fields[0].values), projection)
-    width, height = panel_size(_cells_on(fields[0].values, crs, None), crs, 11.0 / max(columns, 2))
+    width, height = panel_size(cells_on(fields[0].values, crs, None), crs, 11.0 / max(columns, 2))
     figure = new_figure(columns * width, rows * (height + 0.75) + 0.35)
     places = figure.add_gridspec(rows, columns)
     for index, field in enumerate(fields):
-        cells = _cells_on(field.values, crs, None)
+        cells = cells_on(field.values, crs, None)
         axes = map_axes(figure, places[index // columns, index % columns], cells, crs)
         scale = colour_scale(field.look, [field.values])
         bar = figure.colorbar(draw_cells(axes, cells, scale), ax=axes, extend=scale[2], location="bottom", aspect=32, shrink=0.85, pad=0.04)
@@ -281,14 +281,14 @@ def plot_comparison(
     shown = pairs[0][0].look
     scales = [colour_scale(shown, [field.values for pair in pairs for field in pair]), difference_scale(gaps)]
     crs = projection_for(field_cells(gaps[0]), projection, central)
-    width, height = panel_size(_cells_on(gaps[0], crs, central), crs, 3.9)
+    width, height = panel_size(cells_on(gaps[0], crs, central), crs, 3.9)
     figure = new_figure(3 * width, len(pairs) * (height + 0.3) + 1.15)
     places = figure.add_gridspec(len(pairs), 3)
     axes = np.empty((len(pairs), 3), dtype=object)
     meshes: list[Any] = [None] * 3
     for row, ((true, predicted), gap) in enumerate(zip(pairs, gaps, strict=True)):
         for column, values in enumerate((true.values, predicted.values, gap)):
-            cells = _cells_on(values, crs, central)
+            cells = cells_on(values, crs, central)
             axes[row, column] = map_axes(figure, places[row, column], cells, crs)
             meshes[column] = draw_cells(axes[row, column], cells, scales[column // 2])
         axes[row, 0].set_title(f"Truth · {true.when}")

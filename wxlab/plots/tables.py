@@ -1,0 +1,191 @@
+"""Tables of numbers as heat maps: scorecards and attention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+import xarray as xr
+from matplotlib.colors import Normalize
+
+from wxlab.errors import WxlabError, unknown
+from wxlab.plots.fields import LEAD, lead_text
+from wxlab.plots.series import metric_values, score_channels
+from wxlab.plots.style import DIFFERENCE_MAP, MISSING_COLOUR, channel_label, new_figure, styled
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_BETTER_WHEN_LARGER = ("acc", "r2", "skill", "csi", "ets", "fss", "ssim")
+
+
+def _heat(axes: Axes, values: np.ndarray, labels: tuple[Sequence[str], Sequence[str]], norm: Normalize, colours: str) -> Any:
+    """Cells on a white grid, rows and columns named."""
+    colour_map = mpl.colormaps[colours].with_extremes(bad=MISSING_COLOUR)
+    image = axes.imshow(np.ma.masked_invalid(values), norm=norm, cmap=colour_map, aspect="auto")
+    axes.spines[:].set_visible(False)
+    for axis, words in zip((axes.yaxis, axes.xaxis), labels, strict=True):
+        axis.set_ticks(range(len(words)), words)
+        axis.set_ticks(np.arange(1, len(words)) - 0.5, minor=True)
+        axis.set_tick_params(which="both", length=0)
+        if len(words) <= 24:
+            axis.grid(which="minor", color="#ffffff", linewidth=1.0)
+    return image
+
+
+def _write_numbers(axes: Axes, image: Any, values: np.ndarray, form: str) -> None:
+    """Each number in its cell, light on dark colours and dark on light ones."""
+    for (row, column), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            red, green, blue, _ = image.cmap(image.norm(value))
+            colour = "#ffffff" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.55 else "#222222"
+            axes.text(column, row, form.format(value), ha="center", va="center", fontsize="small", color=colour)
+
+
+@styled
+def plot_scorecard(
+    scores: xr.Dataset,
+    reference: xr.Dataset,
+    variables: Sequence[str] | None = None,
+    *,
+    metric: str = "rmse",
+    level: float | None = None,
+    limit: float | None = None,
+    names: tuple[str, str] = ("forecast", "reference"),
+) -> Figure:
+    """Draw how much better (blue) or worse (red) a forecast scores than a reference, in per cent: variables down, lead times across.
+
+    (score - reference) / reference for errors; for scores that are better when larger (ACC, ...) with the other sign, so that blue
+    is always better.
+    scores, reference: from ``verify``.  variables, metric, level: as for ``plot_scores``.  limit: end of the colour scale, per cent
+    (None: the largest value, at most 100).  names: of the two, for the title.
+    Returns the figure. Raises WxlabError for what the scores do not hold and when the two share no lead time.
+    """
+    shared = np.intersect1d(scores[LEAD].values, reference[LEAD].values)
+    if not shared.size:
+        raise WxlabError("the two score tables share no lead time; score both at the same lead times")
+    scores, reference = scores.sel({LEAD: shared}), reference.sel({LEAD: shared})
+    rows, lines = [], []
+    for channel, array, title in score_channels(scores, variables, level):
+        ours, _ = metric_values(array, metric, channel)
+        theirs, _ = metric_values(next(score_channels(reference, [channel], None))[1], metric, channel)
+        sign = -1.0 if metric in _BETTER_WHEN_LARGER else 1.0
+        with np.errstate(divide="ignore", invalid="ignore"):
+            change = sign * 100 * (ours.values - theirs.values) / np.abs(theirs.values)
+        rows.append(title)
+        lines.append(np.where(np.isfinite(change), change, np.nan))
+    values = np.stack(lines)
+    largest = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 1.0
+    end = limit or min(max(largest, 1e-9), 100.0)
+    columns = [lead_text(lead).removesuffix(" h") for lead in shared]
+    figure = new_figure(max(5.0, 2.6 + 0.62 * len(columns)), 1.3 + 0.34 * len(rows))
+    axes = figure.add_subplot()
+    image = _heat(axes, values, (rows, columns), Normalize(-end, end), DIFFERENCE_MAP)
+    if values.size <= 400:
+        _write_numbers(axes, image, values, "{:+.0f}")
+    axes.set_xlabel("Lead time [h]")
+    axes.set_title(f"{metric.upper()} of {names[0]} against {names[1]}")
+    beyond = "neither" if largest <= end else "both"
+    figure.colorbar(image, ax=axes, extend=beyond, label="Change [%], blue is better", aspect=18, shrink=0.95)
+    return figure
+
+
+@styled
+def plot_attention(
+    weights: xr.Dataset | xr.DataArray,
+    kind: str | None = None,
+    *,
+    panels: str | None = None,
+    **choice: Any,
+) -> Figure:
+    """Draw attention as a heat map: who looks (rows) at whom (columns); each row sums to 1.
+
+    weights: from ``wxlab.attention.capture``.  kind: which sort of attention (None: the only or first one).  panels: a dimension
+    drawn as panels side by side, at most 8 (``head``, ``layer``).  choice: an entry of a dimension by label, e.g. ``layer=0``; all
+    other dimensions are averaged over.
+    Returns the figure. Raises WxlabError for an unknown kind, dimension or entry.
+    """
+    array = _attention_array(weights, kind, panels, choice)
+    rows, columns = array.dims[-2:]
+    others = [dim for dim in array.dims[:-2] if dim != panels]
+    array = array.mean(others)
+    shown = {"": array} if panels is None else {f"{panels} {entry}": array.isel({panels: i}) for i, entry in enumerate(array[panels].values[:8])}
+    names = ([_axis_label(value) for value in array[rows].values], [_axis_label(value) for value in array[columns].values])
+    figure, places = _attention_places(len(shown), names)
+    norm = Normalize(0.0, max(float(array.max()), 1e-9))
+    for index, (axes, (title, values)) in enumerate(zip(places.flat, shown.items(), strict=False)):
+        image = _heat(axes, values.values, names, norm, "viridis")
+        if panels is None and len(names[1]) <= 8:
+            _write_numbers(axes, image, values.values, "{:.2f}")
+        _thin(axes, names)
+        axes.set_aspect("equal")
+        axes.set_title(title)
+        axes.set_xlabel(str(columns).capitalize())
+        if index % places.shape[1]:
+            axes.set_yticklabels([])
+        else:
+            axes.set_ylabel(str(rows).capitalize())
+    figure.colorbar(image, ax=list(places.flat[: len(shown)]), label="Attention weight", aspect=20, shrink=0.8)
+    chosen = ", ".join(f"{name} {entry}" for name, entry in choice.items())
+    averaged = f"mean over {', '.join(map(str, others))}" if others else ""
+    figure.suptitle(" · ".join(part for part in (str(array.name or "attention").capitalize(), chosen, averaged) if part), fontsize="medium")
+    return figure
+
+
+def _attention_places(count: int, names: tuple[list[str], list[str]]) -> tuple[Figure, np.ndarray]:
+    """A figure with square-celled axes for some panels, at most four side by side, with room for the names of rows."""
+    across = min(count, 4)
+    down = -(-count // across)
+    cell = float(np.clip(4.0 / len(names[1]), 0.05, 0.55)) * (1.0 if count == 1 else 0.7)
+    width, height = cell * len(names[1]), cell * len(names[0])
+    margins = [0.075 * max(map(len, words)) for words in names]
+    figure = new_figure(max(across * (width + 0.2) + margins[0] + 1.4, 4.0), down * (height + 0.8) + 0.7 * margins[1] + 0.7)
+    places = figure.subplots(down, across, squeeze=False)
+    for axes in places.flat[count:]:
+        axes.remove()
+    return figure, places
+
+
+def _attention_array(weights: xr.Dataset | xr.DataArray, kind: str | None, panels: str | None, choice: dict[str, Any]) -> xr.DataArray:
+    """Weights of one kind, with what was chosen chosen: dims (..., rows, columns)."""
+    if isinstance(weights, xr.Dataset):
+        if not weights.data_vars:
+            raise WxlabError("there is no attention in the Dataset; capture it with wxlab.attention.capture(model, batch)")
+        if kind is not None and kind not in weights.data_vars:
+            raise unknown("kind of attention", kind, weights.data_vars)
+        weights = weights[kind or str(next(iter(weights.data_vars)))]
+    if weights.ndim < 2:
+        raise WxlabError(f"attention needs rows and columns, but its only dimensions are {list(weights.dims)}")
+    free = [str(dim) for dim in weights.dims[:-2]]
+    for name in [*choice, *([] if panels is None else [panels])]:
+        if name not in free:
+            raise unknown("dimension of this attention", name, free)
+    for name, entry in choice.items():
+        entries = list(weights[name].values)
+        if entry not in entries:
+            raise unknown(f"entry of {name}", entry, entries)
+        weights = weights.isel({name: entries.index(entry)})
+    return weights
+
+
+def _axis_label(value: Any) -> str:
+    """Channels by their short words, groups by their first and number, all else as it is."""
+    if not isinstance(value, str):
+        return str(value)
+    first, *more = value.split("+")
+    base, _, suffix = first.rpartition("_")
+    known = channel_label(base, float(suffix), with_units=False) if suffix.isdigit() and base else channel_label(first, with_units=False)
+    return f"{known} + {len(more)}" if more else known
+
+
+def _thin(axes: Axes, names: tuple[list[str], list[str]]) -> None:
+    """Labels of long axes are thinned, words along the bottom are turned."""
+    for axis, labels in zip((axes.yaxis, axes.xaxis), names, strict=True):
+        keep = range(0, len(labels), -(-len(labels) // 24))
+        axis.set_ticks(list(keep), [labels[i] for i in keep])
+    if max(map(len, names[1])) > 3:
+        for text in axes.get_xticklabels():
+            text.set(rotation=45, ha="right", rotation_mode="anchor")

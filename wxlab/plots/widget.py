@@ -1,0 +1,99 @@
+"""The explorer's widget: controls beside a picture that is redrawn when one of them changes."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets as widgets
+
+from wxlab.errors import WxlabError
+from wxlab.plots.fields import lead_text, time_text
+from wxlab.plots.style import channel_label
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from wxlab.plots.explorer import View
+
+_WORDS = {"level": "Level", "time": "Time", "lead": "Lead time", "number": "Member"}
+
+
+class Explorer(widgets.VBox):
+    """Controls for a View. Where no widget can be shown (a saved or exported notebook) the last picture stands in for it."""
+
+    def __init__(self, view: View, choice: dict[str, Any]) -> None:
+        self.view = view
+        self.values = view.entries(choice["variable"])
+        names = [(channel_label(name, with_units=False), name) for name in view.variables]
+        self.variable = widgets.Dropdown(options=names, value=choice["variable"], description="Variable")
+        self.sliders: dict[str, widgets.SelectionSlider] = {}
+        self.picture = widgets.Image(format="png")
+        self.message = widgets.HTML()
+        self._rows = widgets.VBox()
+        super().__init__([widgets.HBox([self.variable]), self._rows, self.message, self.picture])
+        self._offer(choice)
+        self.variable.observe(self._variable_changed, names="value")
+        self._redraw()
+
+    def choice(self) -> dict[str, Any]:
+        """What is chosen now."""
+        return {"variable": self.variable.value, **{name: self.values[name][slider.index] for name, slider in self.sliders.items()}}
+
+    def _offer(self, choice: dict[str, Any]) -> None:
+        """Sliders for the axes of the chosen variable, each where it was."""
+        self.values = self.view.entries(choice["variable"])
+        self.sliders = {}
+        for name, values in self.values.items():
+            if len(values) > 1:
+                index = values.index(choice[name]) if choice.get(name) in values else 0
+                slider = widgets.SelectionSlider(
+                    options=[(_text(name, value), i) for i, value in enumerate(values)],
+                    index=index,
+                    description=_WORDS[name],
+                    continuous_update=False,
+                    layout=widgets.Layout(width="32em"),
+                )
+                slider.observe(self._redraw, names="value")
+                self.sliders[name] = slider
+        self._rows.children = tuple(self.sliders.values())
+
+    def _variable_changed(self, _: Any) -> None:
+        choice = {**self.choice_kept(), **self.view.first(self.variable.value)}
+        choice.update({name: value for name, value in self.choice_kept().items() if name in choice})
+        self._offer(choice)
+        self._redraw()
+
+    def choice_kept(self) -> dict[str, Any]:
+        """What was chosen along the axes, by value."""
+        return {name: self.values[name][slider.index] for name, slider in self.sliders.items()}
+
+    def _redraw(self, _: Any = None) -> None:
+        try:
+            figure = self.view.draw(**{**self.view.first(self.variable.value), **self.choice()})
+        except WxlabError as error:  # a slider may reach where the truth ends: say so and keep the picture
+            self.message.value = f"<i>{error}</i>"
+            return
+        self.message.value = ""
+        self.picture.value = _png(figure)
+
+    def _repr_mimebundle_(self, **options: Any) -> Any:
+        bundle = super()._repr_mimebundle_(**options)
+        if isinstance(bundle, dict):
+            bundle["image/png"] = base64.b64encode(self.picture.value).decode()
+        return bundle
+
+
+def _text(name: str, value: Any) -> str:
+    if name == "time":
+        return time_text(value)
+    if name == "lead":
+        return lead_text(value)
+    return f"{value:g} hPa" if name == "level" else str(value)
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=90)
+    return buffer.getvalue()
