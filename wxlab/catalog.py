@@ -17,13 +17,14 @@ from typing import Any, TypeAlias
 import xarray as xr
 
 from wxlab.catalog_schema import Catalog, Entry, Variable, entry_problems, read_file, validate
+from wxlab.data_check import Finding, examine, missing
 from wxlab.errors import WxlabError, unknown
 
-__all__ = ["Catalog", "CatalogLike", "Entry", "Variable", "load", "open_dataset"]
+__all__ = ["Catalog", "CatalogLike", "Entry", "Finding", "Variable", "check", "load", "missing", "open_dataset"]
 
 CatalogLike: TypeAlias = "str | os.PathLike[str] | list[str] | list[Path] | Catalog | None"
 # what may be overridden of a simulated entry; every other name is a setting of the simulator
-_SIMULATED_FIELDS = frozenset({"title", "driver", "options", "variables", "splits", "licence", "citation"})
+_SIMULATED_FIELDS = frozenset({"title", "time", "driver", "options", "variables", "splits", "licence", "citation"})
 
 
 def builtin_path() -> Path:
@@ -57,8 +58,8 @@ def load(catalog: CatalogLike = None) -> Catalog:
 def open_dataset(name: str, *, catalog: CatalogLike = None, **overrides: Any) -> xr.Dataset:
     """A source by name, opened lazily.
 
-    name: an entry of the catalogue.  catalog: see ``load``.  overrides: any field of the entry (``uri=``, ``time={"start": ..., "end": ...}`` which cuts,
-    ``options={...}`` added to the entry's, ``variables=[...]`` to narrow); for simulated sources also the simulator's own settings.
+    name: an entry of the catalogue.  catalog: see ``load``.  overrides: any field of the entry (``uri=``; ``time={"start": ...}`` cuts;
+    ``options={...}`` adds to the entry's; ``variables=[...]`` narrows); for simulated sources also the simulator's own settings.
     Returns dims time, [number], [level in hPa], latitude, longitude (0-360, sorted) or y, x; float32 in the units of the vocabulary;
     attributes source, title, licence, citation, latitude_order, and ``splits`` as JSON where the entry has them.
     Raises WxlabError in one sentence for whatever is wrong with the name, the files or their content.
@@ -79,6 +80,22 @@ def open_dataset(name: str, *, catalog: CatalogLike = None, **overrides: Any) ->
     return dataset
 
 
+def check(name: str, *, catalog: CatalogLike = None, **overrides: Any) -> list[Finding]:
+    """Open a source and report on it: time gaps, missing values, always-missing regions, ranges, order of latitude.
+
+    name, catalog, overrides: as for ``open_dataset``.  Returns findings of level ok, note or problem; ``str`` of one is a line of text.
+    A source too large to read is sampled at evenly spaced times, and a finding says so.
+    Raises WxlabError where the source cannot be opened.
+    """
+    found = load(catalog)
+    options = {**overrides.pop("options", {})}
+    if name in found.datasets and found.datasets[name].driver != "simulated":
+        options["check_range"] = False  # here a wrong range is a finding, not the end
+    if options:
+        overrides["options"] = options
+    return examine(open_dataset(name, catalog=found, **overrides), found.variables)
+
+
 def _iso(value: Any) -> str:
     if isinstance(value, (datetime.date, datetime.datetime)):
         return value.isoformat()
@@ -97,7 +114,7 @@ def _overridden(name: str, entry: Entry, overrides: Mapping[str, Any], vocabular
                 raise unknown(f"variable of {name}", variable, entry.variables)
         overrides = {**overrides, "variables": {variable: entry.variables.get(variable, {"name": variable}) for variable in wanted}}
     options = {**entry.options, **overrides.get("options", {})}
-    if "time" in overrides and entry.driver != "simulated":
+    if "time" in overrides:
         options["cut_time"] = True
     for key, value in overrides.items():
         if key == "options":

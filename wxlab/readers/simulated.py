@@ -10,6 +10,7 @@ import xarray as xr
 
 from wxlab.errors import unknown
 from wxlab.readers.source import Request
+from wxlab.readers.uniform import in_time
 
 _GENERATORS = {
     "atmosphere": ("wxlab.simulate", "atmosphere"),
@@ -20,7 +21,7 @@ _GENERATORS = {
 
 def open_simulated(request: Request) -> xr.Dataset:
     """Call the entry's generator with the rest of its options; what it returns is uniform already."""
-    settings = dict(request.entry.options)
+    settings = {key: value for key, value in request.entry.options.items() if key != "cut_time"}
     module, function = _GENERATORS[settings.pop("generator")]
     generate: Any = getattr(import_module(module), function)
     parameters = inspect.signature(generate).parameters
@@ -36,4 +37,6 @@ def open_simulated(request: Request) -> xr.Dataset:
     if "latitude" in dataset.dims:
         rising = bool(dataset["latitude"][0] < dataset["latitude"][-1])
         dataset = dataset.assign_attrs(latitude_order="ascending" if rising else "descending")
-    return (dataset[wanted] if wanted else dataset).chunk()
+    chosen = dataset[wanted] if wanted else dataset
+    lazy = {name: array.copy(data=array.variable.chunk().data) for name, array in chosen.data_vars.items() if array.chunks is None}
+    return in_time(request, chosen.assign(lazy))

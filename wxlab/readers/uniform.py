@@ -33,7 +33,7 @@ def uniform(request: Request, pieces: list[Piece]) -> xr.Dataset:
     _check_same_grid(request, arrays)
     aligned = xr.align(*arrays.values(), join="outer", copy=False, exclude=HORIZONTAL)
     dataset = xr.Dataset(dict(zip(arrays, aligned, strict=True)))
-    return describe(request, _in_time(request, dataset))
+    return describe(request, in_time(request, dataset))
 
 
 def _check_present(request: Request, pieces: list[Piece], parts: dict[str, list[xr.DataArray]]) -> None:
@@ -199,7 +199,7 @@ def _check_same_grid(request: Request, arrays: dict[str, xr.DataArray]) -> None:
                 arrays[name] = array = array.assign_coords({axis: first[axis].values})
 
 
-def _in_time(request: Request, dataset: xr.Dataset) -> xr.Dataset:
+def in_time(request: Request, dataset: xr.Dataset) -> xr.Dataset:
     """Times unique and rising; cut to start and end where the entry or the caller says so."""
     if "time" not in dataset.dims:
         return dataset
