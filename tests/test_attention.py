@@ -43,8 +43,8 @@ class Mixed(Model):
     def predict(self, batch: Batch, members: int = 1, generator: object = None) -> Tensor:
         if self.taps:
             n = len(batch)
-            for step in range(2):
-                self.windowed(torch.full((n, 4, 2, 5, 5), 0.2) + 0 * step)
+            for _ in range(2):
+                self.windowed(torch.full((n, 4, 2, 5, 5), 0.2))
             self.coarse(torch.full((n, 2, 2, 3, 3), 1 / 3))
             self.levels(self.dropout(torch.tensor([[0.25, 0.75], [1.0, 0.0]])).expand(n, 2, 2))
         return self.repeat_members(batch.history, members)
