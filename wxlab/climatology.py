@@ -46,7 +46,7 @@ def choose_terms(times: object) -> Terms:
     notes = [] if harmonics == 2 else [f"{harmonics} of 2 harmonics, for the training times cover {months} of 12 parts of the year"]
     hours, counts = np.unique(stamps % DAY, return_counts=True)
     if counts.min() < ENOUGH * (1 + 2 * harmonics):
-        notes.append(f"one for all hours, for some of the {len(hours)} hours of the day have only {counts.min()} training times")
+        notes.append(f"one for all hours, for some of the {len(hours)} times of day have only {counts.min()} training times")
         hours = hours[:1]
         harmonics = min(harmonics, max(0, (len(stamps) // ENOUGH - 1) // 2))
     return Terms(tuple(int(hour) for hour in hours), harmonics, "; ".join(notes))

@@ -46,7 +46,8 @@ class Frames:
         """Memory map [chunk, C, H, W] of one chunk file; the last 256 stay open."""
         found = self._maps.get(index)
         if found is None:
-            found = np.memmap(self.file(index), dtype=np.float32, mode="r", shape=(self.chunk, *self.shape[1:]))
+            # seen as a plain array: slicing a memmap costs several microseconds
+            found = np.memmap(self.file(index), dtype=np.float32, mode="r", shape=(self.chunk, *self.shape[1:])).view(np.ndarray)
             self._maps[index] = found
             if len(self._maps) > 256:
                 self._maps.popitem(last=False)

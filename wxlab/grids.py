@@ -59,6 +59,22 @@ GridLike = Grid | tuple[int, int] | str
 _Fields = TypeVar("_Fields", bound=xr.Dataset | xr.DataArray)
 
 
+def join_columns(fields: xr.Dataset) -> xr.Dataset:
+    """Put the columns of an area that lies across 0° side by side: longitudes 0, 5, 350, 355 become 350, 355, 360, 365.
+
+    Other fields pass unchanged.
+    """
+    if "longitude" not in fields.dims or fields.sizes["longitude"] < 3:
+        return fields
+    x = np.asarray(fields["longitude"].values, dtype=np.float64)
+    steps = np.diff(x)
+    usual, widest = np.median(steps), int(np.argmax(steps))
+    if (steps <= 0).any() or steps[widest] < 1.5 * usual or abs(x[0] + 360 - x[-1] - usual) > 0.1 * usual:
+        return fields
+    joined = fields.roll(longitude=len(x) - widest - 1, roll_coords=False)
+    return joined.assign_coords(longitude=np.concatenate([x[widest + 1 :], x[: widest + 1] + 360]))
+
+
 def cell_edges(centres: Sequence[float]) -> np.ndarray:
     """Edges [n+1] of the cells around ``centres`` [n]: half-way between neighbours, the outer ones mirrored."""
     points = np.asarray(centres, dtype=np.float64)

@@ -21,7 +21,7 @@ from wxlab.channels import belongs, dataset_channels, locate_channel
 from wxlab.climatology import Terms, choose_terms
 from wxlab.errors import WxlabError, unknown
 from wxlab.forcings import BOUNDED, FORCINGS, seconds
-from wxlab.grids import METHODS, Grid, GridLike, Regridder, crop_to_multiple, default_method, grid_of, parse_grid
+from wxlab.grids import METHODS, Grid, GridLike, Regridder, crop_to_multiple, default_method, grid_of, join_columns, parse_grid
 from wxlab.normaliser import POLICIES
 from wxlab.splits import Ranges, find_runs, interval, mask_of, regular_step, resolve_splits, time_text
 from wxlab.statistics import Request
@@ -73,9 +73,12 @@ class Settings:
     chunk_bytes: int
 
 
-def make_plan(dataset: xr.Dataset, source: str, work: Path, settings: Settings) -> Plan:
-    """Resolve the settings against the data.  Raises WxlabError for whatever does not fit."""
-    dataset = _select_time(apply(dataset, settings.accumulated), settings.time)
+def make_plan(dataset: xr.Dataset, source: str, named: bool, work: Path, settings: Settings) -> Plan:
+    """Resolve the settings against the data.
+
+    source: what the data are called; named: they come from the catalogue by this name.  Raises WxlabError for whatever does not fit.
+    """
+    dataset = join_columns(_select_time(apply(dataset, settings.accumulated), settings.time))
     channels = dataset_channels(dataset, settings.variables, settings.levels)
     static, forcing = _names(settings.static), _names(settings.forcing)
     dataset, origin, goal = _grids(dataset, settings)
@@ -96,11 +99,21 @@ def make_plan(dataset: xr.Dataset, source: str, work: Path, settings: Settings) 
         if name not in channels:
             raise unknown("channel to fill", name, channels)
     request = {
-        "format": FORMAT, "source": source, "data": _fingerprint(dataset, channels, static), "channels": channels, "grid": goal.to_dict(),
-        "times": digest(times.tolist()), "segments": digest(segment.tolist()), "splits": splits, "static": static, "forcing": forcing,
+        "format": FORMAT,
+        "source": source,
+        "data": _fingerprint(dataset, channels, static, named),
+        "channels": channels,
+        "grid": goal.to_dict(),
+        "times": digest(times.tolist()),
+        "segments": digest(segment.tolist()),
+        "splits": splits,
+        "static": static,
+        "forcing": forcing,
         "normalisation": {name: [value.kind, dict(value.settings or {})] for name, value in requests.items()},
         "method": [part.move.method if part.move else None for part in parts],
-        "nan": policies, "fill": dict(settings.fill), "chunk": chunk,
+        "nan": policies,
+        "fill": dict(settings.fill),
+        "chunk": chunk,
     }
     return Plan(
         blocks=Blocks(work, dataset, parts, channels, forcing, goal, times, chunk, policies),
@@ -230,13 +243,13 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _fingerprint(dataset: xr.Dataset, channels: Sequence[str], static: Sequence[str]) -> str:
-    """What tells one source from another without reading it whole: axes, attributes, and the first and last state."""
+def _fingerprint(dataset: xr.Dataset, channels: Sequence[str], static: Sequence[str], named: bool) -> str:
+    """What tells one source from another without reading it whole: shapes, origin and, when it has no name, the first and last state."""
     total = hashlib.sha256()
     for variable in dict.fromkeys([*(locate_channel(dataset, channel)[0] for channel in channels), *static]):
         field = dataset[variable]
-        total.update(f"{variable} {field.dims} {field.shape} {field.dtype}".encode())
-        for end in (0, -1):
+        total.update(f"{variable} {field.dims} {field.shape} {field.dtype} {dataset.encoding.get('source')}".encode())
+        for end in () if named else (0, -1):
             values = field.isel(time=end) if "time" in field.dims else field
             total.update(np.ascontiguousarray(values.values).tobytes())
     return total.hexdigest()

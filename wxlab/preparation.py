@@ -66,7 +66,8 @@ def prepare(
     catalog: as in ``open_dataset``.  overwrite: replace a store made from another request.
     chunk_bytes: size of a block, the unit of work and of files.
 
-    Killed and started again with the same request it keeps the blocks that were written; the store appears only when it is whole.
+    Killed and started again with the same request it keeps the blocks that were written (in a hidden folder beside ``out``); the
+    store appears only when it is whole.
     Returns the path of the store; one that was made from the same request is returned as it is.
     Raises WxlabError, one sentence, for whatever cannot be done.
     """
@@ -78,11 +79,9 @@ def prepare(
         nan=nan, method=method, multiples=multiples, chunk_bytes=chunk_bytes,
         normalisation=normalisation or {}, fill=fill or {}, accumulated=accumulated or {},
     )
-    plan = make_plan(dataset, source, work, settings)
+    plan = make_plan(dataset, source, isinstance(name_or_dataset, str), work, settings)
     with _alone(target):
-        if target.exists() and not overwrite:
-            return _existing(target, plan)
-        if target.exists() and _stored_checksum(target) == plan.checksum:
+        if target.exists() and _is_prepared(target, plan, overwrite):
             return target
         _begin(plan)
         run_tasks(plan.blocks.write, plan.blocks.count, scheduler)
@@ -90,6 +89,7 @@ def prepare(
         run_tasks(partial(_statistics, plan, pieces), len(pieces), scheduler)
         _finish(plan, len(pieces))
         replace_dir(work, target)
+        _drop_journal(target)
     return target
 
 
@@ -126,9 +126,17 @@ def _stored_checksum(path: Path) -> str | None:
         return None
 
 
-def _existing(target: Path, plan: Plan) -> Path:
+def _drop_journal(path: Path) -> None:
+    shutil.rmtree(path / ".journal", ignore_errors=True)
+
+
+def _is_prepared(target: Path, plan: Plan, overwrite: bool) -> bool:
+    """Whether ``target`` holds what is asked for.  Raises WxlabError when it holds anything else and may not be replaced."""
     if _stored_checksum(target) == plan.checksum:
-        return target
+        _drop_journal(target)
+        return True
+    if overwrite:
+        return False
     try:
         old: Any = zarr.open_group(str(target), mode="r").attrs["provenance"]
         new = json.loads(json.dumps(plan.provenance["request"]))
@@ -220,7 +228,6 @@ def _finish(plan: Plan, pieces: int) -> None:
             "checksum": hashlib.sha256("".join(entry["sha256"] for entry in entries).encode()).hexdigest(),
         }
     )
-    shutil.rmtree(blocks.work / ".journal")
 
 
 def _write(group: zarr.Group, name: str, values: np.ndarray, dims: tuple[str, ...], **attributes: str) -> None:
@@ -257,9 +264,10 @@ def _report(plan: Plan, entries: list[dict[str, Any]]) -> dict[str, Any]:
     cuts = np.flatnonzero(np.diff(plan.segment)) + 1
     gaps = [{"after": time_text(blocks.times[i - 1]), "before": time_text(blocks.times[i])} for i in cuts]
     report: dict[str, Any] = {"segments": len(cuts) + 1, "gaps": gaps[:100], "share": {}, "never_observed": {}, "times_without": {}}
-    steps = np.diff(blocks.times)
-    regular = float((steps == plan.step).mean()) if len(steps) else 1.0
-    report["regular_share"] = regular
+    odd = int((np.diff(blocks.times) != plan.step).sum())
+    if odd:
+        hours = f"{odd} of {len(blocks.times) - 1} steps are not {plan.step / 3600:g} h"
+        report["note"] = f"{hours}; windows are made only within the {len(cuts) + 1} runs between them"
     for i, name in enumerate(blocks.channels):
         if missing[:, i].any():
             report["share"][name] = float(missing[:, i].mean() / points)
