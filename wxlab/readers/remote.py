@@ -140,10 +140,6 @@ class RetryStore(WrapperStore[FsspecStore]):
     async def exists(self, key: str) -> bool:
         return bool(await self.policy.acall(lambda: self._store.exists(key)))
 
-    @property
-    def supports_listing(self) -> bool:
-        return self._store.supports_listing and not self._store.fs.protocol[0].startswith("http")
-
 
 class RemoteFile(io.RawIOBase):
     """A remote file read by ranges, each request tried again and its length checked. Picklable."""
