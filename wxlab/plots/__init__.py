@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from wxlab.plots.animate import Animation, animate
-from wxlab.plots.coastline import coastline
+from wxlab.plots.animation import Animation, animate
 from wxlab.plots.explorer import explore
 from wxlab.plots.losses import LiveLoss, plot_losses
 from wxlab.plots.maps import plot_comparison, plot_map, plot_maps
@@ -16,7 +15,6 @@ __all__ = [
     "Animation",
     "LiveLoss",
     "animate",
-    "coastline",
     "explore",
     "plot_attention",
     "plot_availability",

@@ -31,7 +31,7 @@ def explore(run_or_dataset: Source, *, truth: xr.Dataset | None = None, **first:
     """
     dataset = run_or_dataset if isinstance(run_or_dataset, xr.Dataset) else _open(Path(run_or_dataset))
     if dataset is None:
-        return plot_losses(Path(os.fspath(run_or_dataset)))  # type: ignore[arg-type]
+        return plot_losses(Path(os.fspath(run_or_dataset)))
     view = View(dataset, truth, first.pop("projection", None))
     choice = view.first(**first)
     if not in_notebook():
@@ -123,4 +123,5 @@ def _open_data(path: Path) -> xr.Dataset:
     try:
         return xr.open_dataset(path, decode_timedelta=True, chunks=None, **options)
     except (OSError, ValueError, KeyError):
-        raise WxlabError(f"{path} cannot be read as {'zarr' if path.is_dir() else 'netCDF'}; give a Dataset, or a zarr or netCDF file") from None
+        kind = "zarr" if path.is_dir() else "netCDF"
+        raise WxlabError(f"{path} cannot be read as {kind}; give a Dataset, or a zarr or netCDF file") from None

@@ -214,9 +214,11 @@ def lead_text(value: Any) -> str:
     return f"{hours:g} h" if hours == round(hours) else f"{hours * 60:g} min"
 
 
-def lead_hours(dataset: xr.Dataset | xr.DataArray) -> np.ndarray:
-    """Lead times in hours."""
-    return np.asarray(dataset[LEAD].values / np.timedelta64(1, "h"), dtype=np.float64)
+def lead_axis(array: xr.DataArray) -> tuple[np.ndarray, str]:
+    """Lead times as numbers with their unit: hours, or minutes for nowcasts of at most three hours."""
+    hours = np.asarray(array[LEAD].values / np.timedelta64(1, "h"), dtype=np.float64)
+    short = hours.size > 0 and hours.max() <= 3 and not np.allclose(hours, np.round(hours))
+    return (hours * 60, "min") if short else (hours, "h")
 
 
 def default_level(dataset: xr.Dataset, variable: str) -> float | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from wxlab.errors import WxlabError
 from wxlab.plots.series import line_styles
@@ -84,7 +85,11 @@ def draw_losses(axes: Axes, curves: Mapping[str, tuple[np.ndarray, np.ndarray]])
         else:
             axes.plot(steps, values, linewidth=0.7, alpha=0.35, **style)
             axes.plot(steps, smooth(values, max(5, steps.size // 50)), label=label, **style)
-    axes.set_yscale("log" if positive and curves else "linear")
+    if positive and curves:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.6)))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("Optimiser step")
     axes.set_ylabel("Loss (normalised units)")
     axes.grid(True, which="both")

@@ -250,7 +250,7 @@ def plot_maps(
         axes.set_title(field.name)
     when = next((field.when for field in fields if field.when), "")
     if when:
-        figure.suptitle(when)
+        figure.suptitle(when, x=0.005, ha="left")
     return figure
 
 
@@ -293,14 +293,15 @@ def plot_comparison(
             meshes[column] = draw_cells(axes[row, column], cells, scales[column // 2])
         axes[row, 0].set_title(f"Truth · {true.when}")
         axes[row, 1].set_title(f"Forecast · {predicted.when.partition(' UTC ')[2] or predicted.when}")
-        axes[row, 2].set_title(f"Difference · RMSE {area_rmse(gap):#.3g} {shown.units}".rstrip())
+        rmse = f"{area_rmse(gap):#.3g}".rstrip(".")
+        axes[row, 2].set_title(f"Difference · RMSE {rmse} {shown.units}".rstrip())
     if crs is None:
         _label_outer(axes)
     bar: dict[str, Any] = {"location": "bottom", "shrink": 0.85, "pad": 0.03}
     figure.colorbar(meshes[1], ax=axes[:, :2].ravel().tolist(), extend=scales[0][2], label=pairs[0][0].label, aspect=50, **bar)
     difference = f"Difference [{shown.units}]" if shown.units else "Difference"
     figure.colorbar(meshes[2], ax=axes[:, 2].tolist(), extend=scales[1][2], label=difference, aspect=25, **bar)
-    figure.suptitle(pairs[0][0].name)
+    figure.suptitle(pairs[0][0].name, x=0.005, ha="left")
     return figure
 
 

@@ -11,9 +11,12 @@ import pandas as pd
 import xarray as xr
 from matplotlib.colors import Normalize
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+from matplotlib.ticker import MaxNLocator
 
 from wxlab.errors import WxlabError, unknown
 from wxlab.plots.fields import map_variables, pick_variable
+from wxlab.plots.geometry import field_cells
+from wxlab.plots.maps import draw_cells, map_axes
 from wxlab.plots.style import COLOURS, channel_label, colour_scale, look, new_figure, styled
 
 if TYPE_CHECKING:
@@ -49,10 +52,10 @@ def time_bins(times: np.ndarray, most: int = 400) -> tuple[np.ndarray, np.ndarra
 
 @styled
 def plot_availability(dataset: xr.Dataset, variables: Sequence[str] | None = None) -> Figure:
-    """Draw which part of each variable is observed over time: channels down, time across; white where the time axis has a gap.
+    """Draw what is observed and what is missing: channels (down) over time (across), and the share of states at each grid point.
 
-    The share of grid points that are observed is shown by colour (observed everywhere: darkest), and over the whole period as a number
-    at the right.
+    Colours say which share of grid points is observed; white is where the time axis has a gap; the numbers at the right hold for the
+    whole period. The map, drawn when anything is missing, shows where: mean over time and channels.
     variables: names or channels; None: all that vary in time.
     Returns the figure. Raises WxlabError for unknown variables.
     """
@@ -60,29 +63,44 @@ def plot_availability(dataset: xr.Dataset, variables: Sequence[str] | None = Non
     times = channels[0][0]["time"].values.astype("datetime64[ns]")
     edges, bins = time_bins(times)
     number = np.bincount(bins, minlength=len(edges) - 1)
-    shares, labels, totals = [], [], []
+    shares, labels, totals, places = [], [], [], []
     for array, name, level in channels:
-        observed = np.asarray(array.notnull().mean([dim for dim in array.dims if dim != "time"]).values)
+        held = array.notnull()
+        observed = np.asarray(held.mean([dim for dim in array.dims if dim != "time"]).values)
+        places.append(100 * held.mean("time").drop_vars("level", errors="ignore"))
         with np.errstate(invalid="ignore"):
             shares.append(100 * np.bincount(bins, weights=observed, minlength=len(edges) - 1) / number)
         labels.append(channel_label(name, level, with_units=False))
         totals.append(100 * float(observed.mean()))
-    figure = new_figure(9.5, 1.3 + 0.3 * len(channels))
-    axes = figure.add_subplot()
+    where = sum(places[1:], places[0]) / len(places)
+    complete = min(totals) >= 100
+    figure = new_figure(7.5 if complete else 11.5, max(1.4 + 0.3 * len(channels), 0.0 if complete else 3.4))
+    grid = figure.add_gridspec(1, 1 if complete else 2, width_ratios=None if complete else (2, 1))
+    axes = figure.add_subplot(grid[0])
+    norm, colours = Normalize(0, 100), mpl.colormaps["cividis_r"].with_extremes(bad=_GAP_COLOUR)
     rows = np.arange(len(channels) + 1) - 0.5
-    colours = mpl.colormaps["cividis_r"].with_extremes(bad=_GAP_COLOUR)
-    mesh = axes.pcolormesh(edges, rows, np.ma.masked_invalid(np.stack(shares)), cmap=colours, norm=Normalize(0, 100), rasterized=True)
-    axes.set_yticks(range(len(channels)), labels)
-    axes.set_ylim(len(channels) - 0.5, -0.5)
+    mesh = axes.pcolormesh(edges, rows, np.ma.masked_invalid(np.stack(shares)), cmap=colours, norm=norm, rasterized=True)
+    _name_rows(axes, labels, totals)
+    axes.set_title(f"{len(times)} times from {pd.Timestamp(times[0]):%Y-%m-%d} to {pd.Timestamp(times[-1]):%Y-%m-%d}")
+    if not complete:
+        cells = field_cells(where.transpose(*[dim for dim in where.dims if dim in ("latitude", "y")], ...).load())
+        place = map_axes(figure, grid[1], cells, None)
+        draw_cells(place, cells, (colours, norm, "neither"))
+        place.set_title("Mean over time and channels")
+    figure.colorbar(mesh, ax=figure.axes[-1] if complete else place, label="Observed [%]", aspect=18, pad=0.02, location="bottom")
+    return figure
+
+
+def _name_rows(axes: Axes, labels: Sequence[str], totals: Sequence[float]) -> None:
+    """Channels at the left, their share at the right, dates below."""
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
-    _date_axis(axes)
     right = axes.secondary_yaxis("right")
-    right.set_yticks(range(len(channels)), [f"{total:.4g} %" if total < 100 else "100 %" for total in totals])
+    right.set_yticks(range(len(labels)), [f"{np.floor(total * 100) / 100:.4g} %" for total in totals])
     right.tick_params(length=0, labelsize="small")
     right.spines["right"].set_visible(False)
-    figure.colorbar(mesh, ax=axes, label="Observed [%]", aspect=15, pad=0.02)
-    axes.set_title(f"{len(times)} times from {pd.Timestamp(times[0]):%Y-%m-%d} to {pd.Timestamp(times[-1]):%Y-%m-%d}")
-    return figure
+    _date_axis(axes)
 
 
 def _date_axis(axes: Axes) -> None:
@@ -124,6 +142,7 @@ def plot_histograms(
         axes.set_title(channel_label(name, level, units, with_units=False), fontsize="small")
         axes.set_xlabel(shown.units, fontsize="small")
         axes.tick_params(labelsize="small")
+        axes.xaxis.set_major_locator(MaxNLocator(4))
     for axes in places.flat[len(channels) :]:
         axes.remove()
     for row in places:

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+from matplotlib.ticker import MultipleLocator
 
 from wxlab.errors import WxlabError, unknown
-from wxlab.plots.fields import LEAD, Moment, lead_hours, pick_variable, time_position
+from wxlab.plots.fields import LEAD, Moment, lead_axis, pick_variable, time_position
 from wxlab.plots.style import COLOURS, TRUTH_COLOUR, channel_label, look, new_figure, styled
 
 if TYPE_CHECKING:
@@ -200,34 +201,46 @@ def plot_scores(
     figure = new_figure(max(3.6 * columns, 4.5), 2.5 * rows + 0.4)
     places = figure.subplots(rows, columns, squeeze=False, sharex=True)
     styles = line_styles(list(named))
+    lead_units = ""
     for axes, (channel, _, title) in zip(places.flat, panels, strict=False):
         units = ""
         for name, dataset in named.items():
             ((_, array, _),) = score_channels(dataset, [channel], None)
             line, units = metric_values(array, metric, channel)
-            hours = lead_hours(line)
-            axes.plot(hours, line.values, marker="o", markersize=3, label=name or None, **styles[name])
+            leads, lead_units = lead_axis(line)
+            axes.plot(leads, line.values, marker="o", markersize=3, label=name or None, **styles[name])
             if intervals and name in intervals:
                 ends = [metric_values(next(score_channels(end, [channel], None))[1], metric, channel)[0].values for end in intervals[name]]
-                axes.fill_between(hours, *ends, color=styles[name]["color"], alpha=0.2, linewidth=0)
+                axes.fill_between(leads, *ends, color=styles[name]["color"], alpha=0.2, linewidth=0)
         axes.set_title(title)
-        axes.set_ylabel(f"{metric.upper()} [{units}]" if units else metric.upper())
+        axes.set_ylabel(f"{metric_title(metric)} [{units}]" if units else metric_title(metric))
+        axes.xaxis.set_major_locator(MultipleLocator(_lead_step(float(leads.max()))))
         axes.grid(True)
         if metric == "bias":
             axes.axhline(0, color="#999999", linewidth=0.8)
-        else:
-            axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-    _finish_panels(figure, places, len(panels), named)
+        elif metric in _WITH_UNIT:
+            axes.set_ylim(bottom=0)
+    _finish_panels(figure, places, len(panels), named, lead_units)
     return figure
 
 
-def _finish_panels(figure: Figure, places: np.ndarray, count: int, named: Mapping[str, Any]) -> None:
+def metric_title(metric: str) -> str:
+    """A metric as figures write it: ``RMSE``, ``Bias``."""
+    return metric.capitalize() if metric in ("bias", "spread", "skill") else metric.upper()
+
+
+def _lead_step(longest: float) -> float:
+    """A distance of ticks on the lead time axis that gives at most eight of them."""
+    return float(next((step for step in (1, 2, 3, 6, 12, 24, 48, 72, 120) if longest / step <= 8), 240))
+
+
+def _finish_panels(figure: Figure, places: np.ndarray, count: int, named: Mapping[str, Any], units: str) -> None:
     """Empty places go, the lowest panel of each column says what runs along it, one legend serves all."""
     for axes in places.flat[count:]:
         axes.remove()
     for column in range(places.shape[1]):
         lowest = places[(count - 1 - column) // places.shape[1], column]
-        lowest.set_xlabel("Lead time [h]")
+        lowest.set_xlabel(f"Lead time [{units}]")
         lowest.tick_params(labelbottom=True)
     if any(named):
         figure.legend(*places.flat[0].get_legend_handles_labels(), loc="outside upper left", ncols=min(len(named), 5))

@@ -60,6 +60,7 @@ class Look:
     """How a variable is shown: ``shown = stored * scale`` in ``units`` (``stored`` is the unit it is kept in)."""
 
     title: str
+    short: str = ""
     stored: str = ""
     units: str = ""
     scale: float = 1.0
@@ -72,38 +73,44 @@ class Look:
         return f"{self.title} [{self.units}]" if self.units else self.title
 
 
-def _wind(title: str) -> Look:
-    return Look(title, "m s-1", "m/s", colours="PuOr_r", kind="signed")
+def _wind(title: str, short: str) -> Look:
+    return Look(title, short, "m s-1", "m/s", colours="PuOr_r", kind="signed")
 
 
 _LOOKS: dict[str, Look] = {
-    "geopotential": Look("Geopotential", "m2 s-2", "m²/s²"),
-    "temperature": Look("Temperature", "K", "K", colours="inferno"),
-    "2m_temperature": Look("2 m temperature", "K", "K", colours="inferno"),
-    "sea_surface_temperature": Look("Sea surface temperature", "K", "K", colours="inferno"),
-    "u_component_of_wind": _wind("Eastward wind"),
-    "v_component_of_wind": _wind("Northward wind"),
-    "10m_u_component_of_wind": _wind("10 m eastward wind"),
-    "10m_v_component_of_wind": _wind("10 m northward wind"),
-    "10m_wind_speed": Look("10 m wind speed", "m s-1", "m/s", colours="cividis"),
-    "wind_speed": Look("Wind speed", "m s-1", "m/s", colours="cividis"),
-    "vertical_velocity": Look("Vertical velocity (down)", "Pa s-1", "Pa/s", colours="PuOr_r", kind="signed"),
-    "specific_humidity": Look("Specific humidity", "kg kg-1", "g/kg", scale=1e3, colours="YlGnBu"),
-    "relative_humidity": Look("Relative humidity", "%", "%", colours="YlGnBu"),
-    "mean_sea_level_pressure": Look("Mean sea-level pressure", "Pa", "hPa", scale=1e-2),
-    "surface_pressure": Look("Surface pressure", "Pa", "hPa", scale=1e-2),
-    "total_precipitation": Look("Precipitation", "m", "mm", scale=1e3, kind="rain"),
-    "rain_rate": Look("Rain rate", "mm h-1", "mm/h", kind="rain"),
-    "total_column_water_vapour": Look("Water vapour column", "kg m-2", "kg/m²", colours="YlGnBu"),
-    "total_cloud_cover": Look("Cloud cover", "1", "1", colours="Greys_r"),
-    "toa_incident_solar_radiation": Look("Solar radiation at the top", "J m-2", "MJ/m²", scale=1e-6, colours="cividis"),
-    "geopotential_at_surface": Look("Surface geopotential", "m2 s-2", "m²/s²", colours="cividis"),
-    "land_sea_mask": Look("Land fraction", "1", "1", colours="cividis"),
-    "slope_of_sub_gridscale_orography": Look("Slope of orography", "1", "1", colours="cividis"),
-    "standard_deviation_of_orography": Look("Std. dev. of orography", "m", "m", colours="cividis"),
+    "geopotential": Look("Geopotential", "z", "m2 s-2", "m²/s²"),
+    "temperature": Look("Temperature", "t", "K", "K", colours="inferno"),
+    "2m_temperature": Look("2 m temperature", "t2m", "K", "K", colours="inferno"),
+    "sea_surface_temperature": Look("Sea surface temperature", "sst", "K", "K", colours="inferno"),
+    "u_component_of_wind": _wind("Eastward wind", "u"),
+    "v_component_of_wind": _wind("Northward wind", "v"),
+    "10m_u_component_of_wind": _wind("10 m eastward wind", "u10"),
+    "10m_v_component_of_wind": _wind("10 m northward wind", "v10"),
+    "10m_wind_speed": Look("10 m wind speed", "ws10", "m s-1", "m/s", colours="cividis"),
+    "wind_speed": Look("Wind speed", "ws", "m s-1", "m/s", colours="cividis"),
+    "vertical_velocity": Look("Vertical velocity (down)", "w", "Pa s-1", "Pa/s", colours="PuOr_r", kind="signed"),
+    "specific_humidity": Look("Specific humidity", "q", "kg kg-1", "g/kg", 1e3, "YlGnBu"),
+    "relative_humidity": Look("Relative humidity", "r", "%", "%", colours="YlGnBu"),
+    "mean_sea_level_pressure": Look("Mean sea-level pressure", "msl", "Pa", "hPa", 1e-2),
+    "surface_pressure": Look("Surface pressure", "sp", "Pa", "hPa", 1e-2),
+    "total_precipitation": Look("Precipitation", "tp", "m", "mm", 1e3, kind="rain"),
+    "rain_rate": Look("Rain rate", "rain", "mm h-1", "mm/h", kind="rain"),
+    "total_column_water_vapour": Look("Water vapour column", "tcwv", "kg m-2", "kg/m²", colours="YlGnBu"),
+    "total_cloud_cover": Look("Cloud cover", "tcc", "1", colours="Greys_r"),
+    "toa_incident_solar_radiation": Look("Solar radiation at the top", "tisr", "J m-2", "MJ/m²", 1e-6, "cividis"),
+    "geopotential_at_surface": Look("Surface geopotential", "zs", "m2 s-2", "m²/s²", colours="cividis"),
+    "land_sea_mask": Look("Land fraction", "lsm", "1", colours="cividis"),
+    "slope_of_sub_gridscale_orography": Look("Slope of orography", "slor", "1", colours="cividis"),
+    "standard_deviation_of_orography": Look("Std. dev. of orography", "sdor", "m", "m", colours="cividis"),
 }
 
-_SAME_UNIT = {"m/s": "m s-1", "m**2 s**-2": "m2 s-2", "m s**-1": "m s-1", "kg kg**-1": "kg kg-1", "mm/h": "mm h-1", "m^2 s^-2": "m2 s-2"}
+_SAME_UNIT = {"m/s": "m s-1", "mm/h": "mm h-1", "(0 - 1)": "1", "dimensionless": "1", "~": "1"}
+
+
+def _plain_unit(units: str) -> str:
+    """One spelling of a unit: ``m**2 s**-2`` and ``m^2 s^-2`` are ``m2 s-2``."""
+    units = units.replace("**", "").replace("^", "")
+    return _SAME_UNIT.get(units, units)
 
 
 def use_style() -> None:
@@ -119,14 +126,21 @@ def look(variable: str, units: str | None = None) -> Look:
     """
     match = re.match(r"^(.*)_(\d+)hr$", variable)
     base = _LOOKS.get(match[1] if match else variable)
+    stored = None if units is None else _plain_unit(units)
+    told = "" if stored in (None, "1") else str(stored)
     if base is None:
-        return Look(variable.replace("_", " ").capitalize(), units or "", units or "", kind="unknown")
+        return Look(variable.replace("_", " ").capitalize(), variable, told, told, kind="unknown")
     if match:
-        base = replace(base, title=f"{base.title} in {match[2]} h")
-    stored = _SAME_UNIT.get(units, units) if units else base.stored
-    if stored != base.stored:
-        return replace(base, stored=str(units), units=str(units), scale=1.0)
-    return base
+        base = replace(base, title=f"{base.title} in {match[2]} h", short=f"{base.short}{match[2]}h")
+    if stored is None or stored == base.stored:
+        return base
+    return replace(base, stored=str(stored), units=told, scale=1.0)
+
+
+def channel_code(channel: str) -> str:
+    """The short name of a channel as the field writes it: ``z500``, ``t2m``, ``msl``; its own name when there is none."""
+    base, _, suffix = channel.rpartition("_")
+    return f"{look(base).short}{suffix}" if suffix.isdigit() and base in _LOOKS else look(channel).short
 
 
 def channel_label(variable: str, level: float | None = None, units: str | None = None, *, with_units: bool = True) -> str:

@@ -12,8 +12,8 @@ from matplotlib.colors import Normalize
 
 from wxlab.errors import WxlabError, unknown
 from wxlab.plots.fields import LEAD, lead_text
-from wxlab.plots.series import metric_values, score_channels
-from wxlab.plots.style import DIFFERENCE_MAP, MISSING_COLOUR, channel_label, new_figure, styled
+from wxlab.plots.series import metric_title, metric_values, score_channels
+from wxlab.plots.style import DIFFERENCE_MAP, MISSING_COLOUR, channel_code, channel_label, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -87,7 +87,7 @@ def plot_scorecard(
     if values.size <= 400:
         _write_numbers(axes, image, values, "{:+.0f}")
     axes.set_xlabel("Lead time [h]")
-    axes.set_title(f"{metric.upper()} of {names[0]} against {names[1]}")
+    axes.set_title(f"{metric_title(metric)} of {names[0]} against {names[1]}")
     beyond = "neither" if largest <= end else "both"
     figure.colorbar(image, ax=axes, extend=beyond, label="Change [%], blue is better", aspect=18, shrink=0.95)
     return figure
@@ -112,8 +112,10 @@ def plot_attention(
     rows, columns = array.dims[-2:]
     others = [dim for dim in array.dims[:-2] if dim != panels]
     array = array.mean(others)
-    shown = {"": array} if panels is None else {f"{panels} {entry}": array.isel({panels: i}) for i, entry in enumerate(array[panels].values[:8])}
-    names = ([_axis_label(value) for value in array[rows].values], [_axis_label(value) for value in array[columns].values])
+    shown = {"": array}
+    if panels is not None:
+        shown = {f"{panels} {entry}": array.isel({panels: i}) for i, entry in enumerate(array[panels].values[:8])}
+    names = (_entry_names(array[rows].values, short=False), _entry_names(array[columns].values, short=True))
     figure, places = _attention_places(len(shown), names)
     norm = Normalize(0.0, max(float(array.max()), 1e-9))
     for index, (axes, (title, values)) in enumerate(zip(places.flat, shown.items(), strict=False)):
@@ -131,7 +133,8 @@ def plot_attention(
     figure.colorbar(image, ax=list(places.flat[: len(shown)]), label="Attention weight", aspect=20, shrink=0.8)
     chosen = ", ".join(f"{name} {entry}" for name, entry in choice.items())
     averaged = f"mean over {', '.join(map(str, others))}" if others else ""
-    figure.suptitle(" · ".join(part for part in (str(array.name or "attention").capitalize(), chosen, averaged) if part), fontsize="medium")
+    title = " · ".join(part for part in (str(array.name or "attention").capitalize(), chosen, averaged) if part)
+    figure.suptitle(title, fontsize="medium", x=0.005, ha="left")
     return figure
 
 
@@ -139,10 +142,9 @@ def _attention_places(count: int, names: tuple[list[str], list[str]]) -> tuple[F
     """A figure with square-celled axes for some panels, at most four side by side, with room for the names of rows."""
     across = min(count, 4)
     down = -(-count // across)
-    cell = float(np.clip(4.0 / len(names[1]), 0.05, 0.55)) * (1.0 if count == 1 else 0.7)
+    cell = float(np.clip(4.0 / len(names[1]), 0.03, 0.55)) * (1.0 if count == 1 else 0.65)
     width, height = cell * len(names[1]), cell * len(names[0])
-    margins = [0.075 * max(map(len, words)) for words in names]
-    figure = new_figure(max(across * (width + 0.2) + margins[0] + 1.4, 4.0), down * (height + 0.8) + 0.7 * margins[1] + 0.7)
+    figure = new_figure(max(across * (width + 0.15) + 0.075 * max(map(len, names[0])) + 1.4, 4.0), down * (height + 0.85) + 0.35)
     places = figure.subplots(down, across, squeeze=False)
     for axes in places.flat[count:]:
         axes.remove()
@@ -171,21 +173,23 @@ def _attention_array(weights: xr.Dataset | xr.DataArray, kind: str | None, panel
     return weights
 
 
-def _axis_label(value: Any) -> str:
-    """Channels by their short words, groups by their first and number, all else as it is."""
-    if not isinstance(value, str):
-        return str(value)
-    first, *more = value.split("+")
-    base, _, suffix = first.rpartition("_")
-    known = channel_label(base, float(suffix), with_units=False) if suffix.isdigit() and base else channel_label(first, with_units=False)
-    return f"{known} + {len(more)}" if more else known
+def _entry_names(entries: np.ndarray, short: bool) -> list[str]:
+    """Channels by their words or codes, groups of channels by their first and how many more, all else as it is."""
+    names = []
+    for entry in map(str, entries):
+        first, *more = entry.split("+")
+        base, _, suffix = first.rpartition("_")
+        level = float(suffix) if base and suffix.isdigit() else None
+        words = channel_code(first) if short else channel_label(first if level is None else base, level, with_units=False)
+        names.append(entry if entry.isdigit() else f"{words} + {len(more)}" if more else words)
+    return names
 
 
 def _thin(axes: Axes, names: tuple[list[str], list[str]]) -> None:
-    """Labels of long axes are thinned, words along the bottom are turned."""
-    for axis, labels in zip((axes.yaxis, axes.xaxis), names, strict=True):
-        keep = range(0, len(labels), -(-len(labels) // 24))
+    """Label every n-th row and column where there is no room for all; longer words along the bottom are turned."""
+    turned = max(map(len, names[1])) > 3
+    for axis, labels, most in ((axes.yaxis, names[0], 24), (axes.xaxis, names[1], 24 if turned else 12)):
+        keep = range(0, len(labels), -(-len(labels) // most))
         axis.set_ticks(list(keep), [labels[i] for i in keep])
-    if max(map(len, names[1])) > 3:
-        for text in axes.get_xticklabels():
-            text.set(rotation=45, ha="right", rotation_mode="anchor")
+    if turned:
+        axes.tick_params(axis="x", rotation=90)

@@ -37,9 +37,9 @@ class Explorer(widgets.VBox):
         self.variable.observe(self._variable_changed, names="value")
         self._redraw()
 
-    def choice(self) -> dict[str, Any]:
-        """What is chosen now."""
-        return {"variable": self.variable.value, **{name: self.values[name][slider.index] for name, slider in self.sliders.items()}}
+    def along(self) -> dict[str, Any]:
+        """What is chosen now along the axes that have a slider."""
+        return {name: self.values[name][slider.index] for name, slider in self.sliders.items()}
 
     def _offer(self, choice: dict[str, Any]) -> None:
         """Sliders for the axes of the chosen variable, each where it was."""
@@ -60,18 +60,14 @@ class Explorer(widgets.VBox):
         self._rows.children = tuple(self.sliders.values())
 
     def _variable_changed(self, _: Any) -> None:
-        choice = {**self.choice_kept(), **self.view.first(self.variable.value)}
-        choice.update({name: value for name, value in self.choice_kept().items() if name in choice})
-        self._offer(choice)
+        choice, kept = self.view.first(self.variable.value), self.along()
+        available = self.view.entries(self.variable.value)
+        self._offer({**choice, **{name: value for name, value in kept.items() if value in available.get(name, ())}})
         self._redraw()
-
-    def choice_kept(self) -> dict[str, Any]:
-        """What was chosen along the axes, by value."""
-        return {name: self.values[name][slider.index] for name, slider in self.sliders.items()}
 
     def _redraw(self, _: Any = None) -> None:
         try:
-            figure = self.view.draw(**{**self.view.first(self.variable.value), **self.choice()})
+            figure = self.view.draw(**{**self.view.first(self.variable.value), **self.along()})
         except WxlabError as error:  # a slider may reach where the truth ends: say so and keep the picture
             self.message.value = f"<i>{error}</i>"
             return

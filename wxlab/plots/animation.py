@@ -93,9 +93,9 @@ def animate(
     titles = ("Truth", "Forecast") if truth is not None else ("",)
     crs = projection_for(field_cells(shots[0][0].values), projection, central)
     cells = [[cells_on(field.values, crs, central) for field in shot] for shot in shots]
-    width, height = panel_size(cells[0][0], crs, 6.0 if truth is None else 4.6)
+    width, height = panel_size(cells[0][0], crs, 5.6 if truth is None else 4.4)
     figure = new_figure(len(titles) * width + 0.5, height + 1.1)
-    figure.set_dpi(80)
+    figure.set_dpi(72)
     scale = colour_scale(shots[0][0].look, [field.values for shot in shots for field in shot])
     places = figure.add_gridspec(1, len(titles))
     axes = [map_axes(figure, places[index], cells[0][index], crs) for index in range(len(titles))]
@@ -105,7 +105,7 @@ def animate(
     def draw(index: int) -> list[Any]:
         for place, mesh, name, film_cells, field in zip(axes, meshes, titles, cells[index], shots[index], strict=True):
             mesh.set_array(np.ma.masked_invalid(film_cells.values))
-            place.set_title(" · ".join(part for part in (name, field.when) if part))
+            place.set_title(" · ".join(part for part in (name, field.when) if part), loc="left", fontsize="medium")
         return list(meshes)
 
     draw(0)
