@@ -25,7 +25,7 @@ _SPELLINGS = {
     "kt": "kt knot knots",
 }
 _ALIASES = {spelling: unit for unit, spellings in _SPELLINGS.items() for spelling in spellings.split()}
-_ONE = {"1", "", "(0 - 1)", "0-1", "-", "dimensionless", "fraction", "~"}
+_ONE = {"1", "(0 - 1)", "0-1", "-", "dimensionless", "fraction", "~"}
 
 
 def parse(text: str) -> dict[str, int] | None:
@@ -50,6 +50,6 @@ def parse(text: str) -> dict[str, int] | None:
 
 
 def differ(given: str, wanted: str) -> bool:
-    """Whether both are understood and mean different units."""
+    """Whether both are understood and mean different units; a file that says nothing is believed."""
     one, other = parse(given), parse(wanted)
-    return one is not None and other is not None and one != other
+    return bool(given.strip()) and one is not None and other is not None and one != other
