@@ -293,6 +293,11 @@ def regrid(fields: _Fields, target: GridLike, method: Method | None = None, *, n
     return cast(_Fields, _regrid_field(fields, move, nan_aware))
 
 
+def _apply(values: np.ndarray, move: Regridder, nan_aware: bool) -> np.ndarray:
+    # dask names its tasks after a function: an instance has no name that it could take
+    return move(values, nan_aware)
+
+
 def _regrid_field(field: xr.DataArray, move: Regridder, nan_aware: bool) -> xr.DataArray:
     y, x = move.source.dims
     if not {y, x} <= set(field.dims):
@@ -300,9 +305,9 @@ def _regrid_field(field: xr.DataArray, move: Regridder, nan_aware: bool) -> xr.D
     if field.chunks is not None:
         field = field.chunk({y: -1, x: -1})
     result = xr.apply_ufunc(
-        move,
+        _apply,
         field,
-        kwargs={"nan_aware": nan_aware},
+        kwargs={"move": move, "nan_aware": nan_aware},
         input_core_dims=[[y, x]],
         output_core_dims=[[y, x]],
         exclude_dims={y, x},
