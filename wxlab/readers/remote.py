@@ -208,12 +208,13 @@ class RemoteFile(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        """Fill ``buffer`` from the current position; at most to the end of one block, as raw streams may."""
+        """Fill all of ``buffer`` from the current position, less only at the end of the file: HDF5 takes what is missing for zeros."""
         view = memoryview(buffer).cast("B")
-        if self._position >= self.size or not len(view):
-            return 0
-        number, skip = divmod(self._position, BLOCK)
-        data = self._block(number)[skip : skip + len(view)]
-        view[: len(data)] = data
-        self._position += len(data)
-        return len(data)
+        filled = 0
+        while filled < len(view) and self._position < self.size:
+            number, skip = divmod(self._position, BLOCK)
+            data = self._block(number)[skip : skip + len(view) - filled]
+            view[filled : filled + len(data)] = data
+            filled += len(data)
+            self._position += len(data)
+        return filled
