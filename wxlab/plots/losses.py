@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.ticker import LogFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from wxlab.errors import WxlabError
 from wxlab.plots.series import line_styles
@@ -88,7 +88,7 @@ def draw_losses(axes: Axes, curves: Mapping[str, tuple[np.ndarray, np.ndarray]])
     if positive and curves:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.6)))
+        axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("Optimiser step")
     axes.set_ylabel("Loss (normalised units)")

@@ -282,7 +282,7 @@ def plot_comparison(
     scales = [colour_scale(shown, [field.values for pair in pairs for field in pair]), difference_scale(gaps)]
     crs = projection_for(field_cells(gaps[0]), projection, central)
     width, height = panel_size(cells_on(gaps[0], crs, central), crs, 3.9)
-    figure = new_figure(3 * width, len(pairs) * (height + 0.3) + 1.15)
+    figure = new_figure(3 * width, len(pairs) * (height + 0.3) + 1.0)
     places = figure.add_gridspec(len(pairs), 3)
     axes = np.empty((len(pairs), 3), dtype=object)
     meshes: list[Any] = [None] * 3
