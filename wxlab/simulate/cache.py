@@ -52,7 +52,8 @@ def cached(kind: str, arguments: dict[str, Any], make: Callable[[], Iterable[xr.
             raise WxlabError(
                 f"cannot write the cache {path}: {error.strerror or error}; set WXLAB_CACHE to a folder that can be written, or pass cache=False"
             ) from None
-    return xr.open_dataset(path / STORE, engine="zarr", consolidated=False, chunks={})
+    opened = xr.open_dataset(path / STORE, engine="zarr", consolidated=False, chunks={})
+    return opened.assign_coords({name: opened[name].load() for name in opened.coords})
 
 
 def _write(folder: Path, pieces: Iterable[xr.Dataset]) -> None:

@@ -52,11 +52,20 @@ class SpectralCore:
 
     resolution: T21, T31 or T42 with quadratic dealiasing.  levels: equidistant in sigma.  step: seconds.
     friction: Rayleigh rates per level (1/s).  filter_hours, filter_order: damping of total wavenumber l by exp(-(l/lmax)^(2 order) dt/hours).
+    external_hours: time in which the external gravity wave (the vertical mean of divergence) is damped.
     The state is one tensor [m, l, 4 levels + 1, member]: vorticity, humidity, divergence, temperature deviation, ln surface pressure.
     """
 
     def __init__(
-        self, resolution: str, levels: int, step: float, friction: np.ndarray, filter_hours: float = 1.0, filter_order: int = 4
+        self,
+        resolution: str,
+        levels: int,
+        step: float,
+        friction: np.ndarray,
+        *,
+        filter_hours: float = 1.0,
+        filter_order: int = 4,
+        external_hours: float = math.inf,
     ) -> None:
         self.spec = getattr(spherical_harmonic.GridSpec, resolution)(radius=RADIUS)
         self.grid = spherical_harmonic.Grid(self.spec)
@@ -67,7 +76,7 @@ class SpectralCore:
         self.mean_surface_pressure = 0.0  # Pa; set by initial(), held by every step
         self._transforms()
         self._derivatives()
-        self._vertical()
+        self._vertical(external_hours)
         self._damping(friction, filter_hours, filter_order)
 
     # -- constants ----------------------------------------------------------------------------------------------------------
@@ -108,7 +117,7 @@ class SpectralCore:
         self._keep = columns((degree < degree.max()) & valid)
         self._inside = torch.tensor(valid & (degree < degree.max()))
 
-    def _vertical(self) -> None:
+    def _vertical(self, external_hours: float) -> None:
         levels, equations = self.levels, primitive_equations
         # built for its semi-implicit matrices; the orography enters as a tendency of our own
         coords = coordinate_systems.CoordinateSystem(self.grid, sigma_coordinates.SigmaLevels(self.sigma))
@@ -119,7 +128,10 @@ class SpectralCore:
             0.5 * self.step, self.spec, self.sigma, np.full(levels, REFERENCE_TEMPERATURE), KAPPA, GAS_CONSTANT
         )
         size = 2 * levels + 1
-        implicit = np.linalg.inv(matrix)
+        # the vertical mean of divergence is little but the external gravity (Lamb) wave, which daily heating makes resound
+        calm = np.eye(size)
+        calm[:levels, :levels] -= (1 - math.exp(-self.step / (3600 * external_hours))) * self.sigma.layer_thickness
+        implicit = calm @ np.linalg.inv(matrix)
         # (1 + dt/2 G) = 2 - (1 - dt/2 G)
         forward = implicit @ (2 * np.eye(size) - matrix)
 

@@ -18,6 +18,8 @@ DAY = 86400.0
 LATENT_OVER_CP = 2.5e6 / 1004.64  # K per kg/kg
 SATURATION_A, SATURATION_B = 17.27, 35.86
 MELTING = 273.16
+THRESHOLD_SIGMA, THRESHOLD = (0.5, 0.7, 0.82, 0.95), (0.65, 0.68, 0.78, 0.94)  # relative humidity above which water condenses
+MIXING = ((-2, 12.0), (-3, 30.0))  # upper level of a pair and the time (hours) in which the two exchange their water
 
 
 def rayleigh_friction(sigma: np.ndarray) -> np.ndarray:
@@ -60,7 +62,7 @@ class Forcing:
         self._log_sigma = levels(np.log(sigma))[:, None]
         self._sigma = levels(sigma)[:, None]
         self._static = levels(10 * cosine**2)[:, None, None]
-        self._threshold = levels(0.74 + 0.16 * sigma**4)[:, None]
+        self._threshold = levels(np.interp(sigma, THRESHOLD_SIGMA, THRESHOLD))[:, None]
         self._wet = levels(1 - 0.65 * self.land)
         self._exner = float(sigma[-1] ** KAPPA)
         self._season_land = levels(self.land * np.sin(np.deg2rad(self.latitude)))
@@ -72,7 +74,7 @@ class Forcing:
         day = self.start_days + seconds / DAY
         hour = seconds / 3600 % 24
         sine = np.sin(np.deg2rad(self.latitude))
-        warm = 294 - 65 * sine**2 + 14 * sine * surface.season(day, 30)
+        warm = 292 - 63 * sine**2 + 14 * sine * surface.season(day, 30)
         self._equator = torch.tensor(warm, dtype=torch.float32)[:, :, None]  # [1, latitude, 1, member]
         self._contrast = self._season_land[:, :, None] * torch.tensor(8 * surface.season(day, 25), dtype=torch.float32)
         sea = surface.sea_surface_temperature(self.latitude, self.longitude, day)
@@ -85,7 +87,7 @@ class Forcing:
         return rain
 
     def equilibrium(self, log_surface_pressure: Tensor) -> Tensor:
-        """Radiative equilibrium (K): max(200, (p/1e5)^kappa (294 - 65 sin2(phi) + 14 sin(phi) season + contrast - 10 ln(p/1e5) cos2(phi))).
+        """Radiative equilibrium (K): max(200, (p/1e5)^kappa (292 - 63 sin2(phi) + 14 sin(phi) season + contrast - 10 ln(p/1e5) cos2(phi))).
 
         contrast: 8 sin(phi) season sigma^2 over land only.
         """
@@ -111,10 +113,17 @@ class Forcing:
         saturated = saturation_humidity(self.skin, nodal.surface_pressure[:, :, 0])
         moist = exchange * self._wet
         moistening[:, :, -1] += moist * (saturated - nodal.humidity[:, :, -1]).clamp_(min=0)
-        moistening[:, :, -2] += 0.35 * moist * (0.75 * saturated - nodal.humidity[:, :, -2]).clamp_(min=0)
+        self._mix(nodal.humidity, moistening)
         excess = self.skin * self._exner - nodal.temperature[:, :, lowest][:, :, 0]
         # air colder than the ground is stirred, warmer air is hardly cooled
         heating[:, :, -1] += 0.6 * exchange * torch.where(excess > 0, excess, 0.25 * excess)
+
+    def _mix(self, humidity: Tensor, moistening: Tensor) -> None:
+        """Shallow convection: humidity is exchanged between neighbouring low levels of equal mass."""
+        for upper, hours in MIXING:
+            flux = (humidity[:, :, upper + 1] - humidity[:, :, upper]) / (3600 * hours)
+            moistening[:, :, upper] += flux
+            moistening[:, :, upper + 1] -= flux
 
     def _condense(
         self, temperature: Tensor, humidity: Tensor, pressure: Tensor, surface_pressure: Tensor, heating: Tensor, moistening: Tensor

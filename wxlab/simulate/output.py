@@ -94,13 +94,18 @@ def _geopotential(core: SpectralCore, fields: Nodal, ground: Tensor, temperature
     return torch.where(place > 0, under, torch.where(columns.below > 0, lowest, inside))
 
 
-def cloud_cover(relative_humidity: Tensor) -> Tensor:
+CLOUD_SIGMA, CLOUD_THRESHOLD = (0.3, 0.7, 0.95), (0.50, 0.55, 0.82)
+
+
+def cloud_cover(relative_humidity: Tensor, sigma: NDArray[np.float64]) -> Tensor:
     """Total cloud cover from relative humidity on levels [longitude, latitude, level, state] -> [longitude, latitude, state].
 
-    Each level: c = clip((RH - 0.55)/(0.95 - 0.55), 0, 1)^2; overlap at random: total = 1 - prod(1 - c).
+    Each level: c = clip((RH - r)/(1 - r), 0, 1)^2, r = 0.50 for sigma up to 0.3, 0.55 at 0.7, 0.82 from 0.95 on, linear between;
+    levels overlap at random: total = 1 - prod(1 - c).
     Reference: the quadratic form of Sundqvist and others 1989 and Slingo 1987, doi:10.1002/qj.49711347710, thresholds our own.
     """
-    cover = ((relative_humidity - 0.55) / 0.4).clamp(0, 1) ** 2
+    threshold = torch.tensor(np.interp(sigma, CLOUD_SIGMA, CLOUD_THRESHOLD), dtype=torch.float32)[:, None]
+    cover = ((relative_humidity - threshold) / (1 - threshold)).clamp(0, 1) ** 2
     return 1 - torch.prod(1 - cover, dim=2)
 
 
@@ -175,7 +180,7 @@ class Output:
             "mean_sea_level_pressure": fields.surface_pressure
             * torch.exp(self._ground / (GAS_CONSTANT * (near + 0.5 * LAPSE * height))),
             "total_column_water_vapour": water,
-            "total_cloud_cover": cloud_cover(relative)[:, :, None],
+            "total_cloud_cover": cloud_cover(relative, core.sigma.centers)[:, :, None],
             "sea_surface_temperature": torch.where(land > 0.5, torch.nan, sea).expand_as(near),
         }
 

@@ -95,7 +95,7 @@ def insolation(latitude: Array, longitude: Array, day: Array | float, hour: floa
 
 
 def land_temperature(latitude: Array, longitude: Array, height: Array, day: Array | float, hour: float) -> Array:
-    """Skin temperature of land (K): 300 - 45 sin2(phi) + 18 sin(phi) x season - 5 K/km, and a daily swing of 11 K x (mu - mean mu)."""
+    """Skin temperature of land (K): 300 - 45 sin2(phi) + 18 sin(phi) x season - 5 K/km, and a daily swing of 8 K x (mu - mean mu)."""
     sine = np.sin(np.deg2rad(latitude))
     sun, mean = insolation(latitude, longitude, day, hour)
-    return 300 - 45 * sine**2 + 18 * sine * season(day, 25) - 0.005 * height + 11 * (sun - mean)
+    return 300 - 45 * sine**2 + 18 * sine * season(day, 25) - 0.005 * height + 8 * (sun - mean)

@@ -24,8 +24,10 @@ from wxlab.simulate.output import LEVEL_VARIABLES, LEVELS, STATIC_VARIABLES, SUR
 
 SIGMA_LEVELS = 8
 TIME_STEP = {"T21": 1800.0, "T31": 1800.0, "T42": 1200.0}  # s
-LATENT_SHARE = 0.6  # of the heat of condensation that the air feels; all of it is unstable at these resolutions
-MEAN_PRESSURE = 98_500.0  # Pa, global mean at the surface, mountains included
+LATENT_SHARE = 0.7  # of the heat of condensation that the air feels; with all of it the tropics become too warm and moist
+FILTER_ORDER = {"T21": 5, "T31": 6, "T42": 6}  # lower damps too much, higher leaves gravity waves
+EXTERNAL_HOURS = 8.0  # without this damping a 12-hour gravity wave of wavenumber 1 resounds through the pressure field
+MEAN_PRESSURE = 99_900.0  # Pa, global mean at the surface, mountains included
 PIECE = 96  # states written at once
 BATCH = 16  # states evaluated at once
 GROUP = 8  # members stepped together: more gain little and leave the processor's cache
@@ -141,7 +143,14 @@ def day_of_year(dates: NDArray[np.datetime64]) -> NDArray[np.float64]:
 def make_core(resolution: str) -> SpectralCore:
     """The dynamical core with the settings that are known to be stable."""
     centres = (np.arange(SIGMA_LEVELS) + 0.5) / SIGMA_LEVELS
-    return SpectralCore(resolution, SIGMA_LEVELS, TIME_STEP[resolution], rayleigh_friction(centres))
+    return SpectralCore(
+        resolution,
+        SIGMA_LEVELS,
+        TIME_STEP[resolution],
+        rayleigh_friction(centres),
+        filter_order=FILTER_ORDER[resolution],
+        external_hours=EXTERNAL_HOURS,
+    )
 
 
 def make_orography(core: SpectralCore) -> tuple[Tensor, NDArray[np.float32]]:
