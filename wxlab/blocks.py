@@ -38,19 +38,23 @@ class Part:
         dims = ["time", *(["level"] if self.levels is not None else []), *grid]
         if self.levels is not None:
             field = field.isel(level=list(self.levels))
-        try:
-            values = field.transpose(*dims).compute(scheduler="synchronous").values
-        except WxlabError:
-            raise
-        except Exception as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            when = time_text(int(dataset["time"].values[start].astype("datetime64[s]").astype(np.int64)))
-            raise WxlabError(f"{self.variable} could not be read from {when} on: {reason}; check the source and start again") from None
-        values = values.astype(np.float32, copy=False)
+        values = read_values(field.transpose(*dims)).astype(np.float32, copy=False)
         values = values if self.levels is not None else values[:, None]
         if self.move is None:
             return values
         return self.move(values, nan_aware=not np.isfinite(values).all())
+
+
+def read_values(field: xr.DataArray) -> np.ndarray:
+    """The values of a lazy field, by this thread alone.  Raises WxlabError naming the variable when its source cannot be read."""
+    try:
+        return np.asarray(field.compute(scheduler="synchronous").values)
+    except WxlabError:
+        raise
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        when = f" at {str(np.ravel(field['time'].values)[0])[:16]}" if "time" in field.coords else ""
+        raise WxlabError(f"{field.name} could not be read{when}: {reason}; check the source and start again") from None
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import zarr
 
 import wxlab
 from wxlab.accumulations import apply
-from wxlab.blocks import Blocks, Part
+from wxlab.blocks import Blocks, Part, read_values
 from wxlab.channels import belongs, dataset_channels, locate_channel
 from wxlab.climatology import Terms, choose_terms
 from wxlab.errors import WxlabError, unknown
@@ -98,6 +98,7 @@ def make_plan(dataset: xr.Dataset, source: str, named: bool, work: Path, setting
     for name in settings.fill:
         if name not in channels:
             raise unknown("channel to fill", name, channels)
+    static_fields = _static_fields(dataset, static, origin, goal)
     request = {
         "format": FORMAT,
         "source": source,
@@ -123,7 +124,7 @@ def make_plan(dataset: xr.Dataset, source: str, named: bool, work: Path, setting
         requests=requests,
         fills=dict(settings.fill),
         static=static,
-        static_fields=_static_fields(dataset, static, origin, goal),
+        static_fields=static_fields,
         terms=choose_terms(times[mask_of(splits["train"], len(times))]),
         provenance={
             **{key: str(dataset.attrs.get(key, "")) for key in ("title", "licence", "citation")},
@@ -231,7 +232,7 @@ def _static_fields(dataset: xr.Dataset, static: Sequence[str], origin: Grid, goa
         field = dataset[name]
         if set(field.dims) != set(origin.dims):
             raise WxlabError(f"static field {name!r} has the dimensions {list(field.dims)}; it must have {list(origin.dims)}")
-        values = field.transpose(*origin.dims).values.astype(np.float32)
+        values = read_values(field.transpose(*origin.dims)).astype(np.float32)
         if not np.isfinite(values).all():
             raise WxlabError(f"static field {name!r} has missing values; fill them first, for instance dataset[{name!r}].fillna(0)")
         fields[i] = values if origin == goal else Regridder(origin, goal, default_method(origin, goal))(values)
@@ -251,5 +252,5 @@ def _fingerprint(dataset: xr.Dataset, channels: Sequence[str], static: Sequence[
         total.update(f"{variable} {field.dims} {field.shape} {field.dtype} {dataset.encoding.get('source')}".encode())
         for end in () if named else (0, -1):
             values = field.isel(time=end) if "time" in field.dims else field
-            total.update(np.ascontiguousarray(values.values).tobytes())
+            total.update(np.ascontiguousarray(read_values(values)).tobytes())
     return total.hexdigest()
