@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class DropPath(nn.Module):
-    """Leave out a residual branch for some samples while training: ``x * b / keep`` with ``b ~ Bernoulli(keep)``, one draw per sample.
+    """Leave out a residual branch for some samples while training: ``x + scale * branch * b / keep``, ``b ~ Bernoulli(keep)`` per sample.
 
     rate: probability of leaving it out (0 <= rate < 1).
     Reference: Huang et al. 2016, Deep networks with stochastic depth, doi:10.1007/978-3-319-46493-0_39.
@@ -27,10 +27,12 @@ class DropPath(nn.Module):
         keep = torch.empty([len(x)] + [1] * (x.dim() - 1), dtype=x.dtype, device=device)
         return keep.bernoulli_(1 - self.rate, generator=self.generator).to(x.device)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.rate == 0:
-            return x
-        return x * (self.draw(x) / (1 - self.rate))
+    def forward(self, x: Tensor, scale: Tensor, branch: Tensor) -> Tensor:
+        """x and branch [N, C, H, W]; scale [C], one factor per channel (a layer scale) -> [N, C, H, W]."""
+        scale = scale.view(1, -1, 1, 1)
+        if self.training and self.rate > 0:
+            scale = scale * (self.draw(x) / (1 - self.rate))
+        return torch.addcmul(x, scale, branch)
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:g}"

@@ -11,30 +11,10 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wxlab.nn.convolution import DepthwiseConv, PointwiseConv
 from wxlab.nn.drop_path import DropPath
 
 BlockKind = Literal["tau", "gsta"]
-
-
-class DepthwiseConv(nn.Conv2d):
-    """Depth-wise convolution, size kept by zero padding.
-
-    On a CPU a dilated one runs as an undilated one on the d x d interleaved subgrids (the same sums, several times faster).
-    """
-
-    def __init__(self, channels: int, kernel: int, dilation: int = 1) -> None:
-        super().__init__(channels, channels, kernel, padding=dilation * (kernel // 2), dilation=dilation, groups=channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        d = self.dilation[0]
-        if d == 1 or x.device.type != "cpu":
-            return super().forward(x)
-        (n, c, h, w), rows, columns = x.shape, -(-x.shape[2] // d), -(-x.shape[3] // d)
-        x = F.pad(x.permute(0, 2, 3, 1), (0, 0, 0, columns * d - w, 0, rows * d - h))  # [n, rows d, columns d, c]
-        x = x.reshape(n, rows, d, columns, d, c).permute(0, 2, 4, 5, 1, 3).flatten(0, 2)  # [n d d, c, rows, columns]
-        x = F.conv2d(x, self.weight, self.bias, padding=self.kernel_size[0] // 2, groups=c)
-        x = x.unflatten(0, (n, d, d)).permute(0, 4, 1, 5, 2, 3).reshape(n, rows * d, columns * d, c)
-        return x[:, :h, :w].permute(0, 3, 1, 2)
 
 
 class _SpatialGate(nn.Module):
@@ -45,7 +25,7 @@ class _SpatialGate(nn.Module):
         self.kind, self.live_gate = kind, live_gate
         self.conv0 = DepthwiseConv(width, 5)
         self.conv_spatial = DepthwiseConv(width, 7, dilation=3)
-        self.conv1 = nn.Conv2d(width, width * (2 if kind == "gsta" else 1), 1)
+        self.conv1 = PointwiseConv(width, width * (2 if kind == "gsta" else 1))
         if kind == "tau":
             hidden = width // max(width // 16, 4)
             self.fc = nn.Sequential(nn.Linear(width, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, width, bias=False), nn.Sigmoid())
@@ -66,9 +46,9 @@ class GatedAttention(nn.Module):
 
     def __init__(self, width: int, kind: BlockKind, live_gate: bool) -> None:
         super().__init__()
-        self.proj_1 = nn.Conv2d(width, width, 1)
+        self.proj_1 = PointwiseConv(width, width)
         self.spatial_gating_unit = _SpatialGate(width, kind, live_gate)
-        self.proj_2 = nn.Conv2d(width, width, 1)
+        self.proj_2 = PointwiseConv(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.proj_2(self.spatial_gating_unit(F.gelu(self.proj_1(x)))) + x
@@ -89,16 +69,16 @@ class MixMLP(nn.Module):
     def __init__(self, width: int, ratio: float) -> None:
         super().__init__()
         hidden = int(width * ratio)
-        self.fc1 = nn.Conv2d(width, hidden, 1)
+        self.fc1 = PointwiseConv(width, hidden)
         self.dwconv = _DepthwiseStage(hidden)
-        self.fc2 = nn.Conv2d(hidden, width, 1)
+        self.fc2 = PointwiseConv(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.dwconv(self.fc1(x))))
 
 
 class GatedBlock(nn.Module):
-    """``y1 = y + DropPath(s1 * attn(BN(y)))``;  ``out = y1 + DropPath(s2 * mlp(BN(y1)))``.
+    """``y1 = y + DropPath(s1 * attn(BN(y)))``;  ``out = y1 + DropPath(s2 * mlp(BN(y1)))``, s1 and s2 one learned factor per channel.
 
     width: channels D of y [N, D, h, w].  kind: ``tau`` or ``gsta``.  live_gate: TAU's squeeze-excite as in OpenSTL; Met2Net's code
     returns before it, so the default is the dead gate, whose weights exist but are never used.
@@ -120,8 +100,8 @@ class GatedBlock(nn.Module):
             initialise_fan_out(self.attn)
 
     def forward(self, y: Tensor) -> Tensor:
-        y = y + self.drop_path(self.layer_scale_1.view(1, -1, 1, 1) * self.attn(self.norm1(y)))
-        return y + self.drop_path(self.layer_scale_2.view(1, -1, 1, 1) * self.mlp(self.norm2(y)))
+        y = self.drop_path(y, self.layer_scale_1, self.attn(self.norm1(y)))
+        return self.drop_path(y, self.layer_scale_2, self.mlp(self.norm2(y)))
 
 
 def initialise_fan_out(module: nn.Module) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+import torch
 from torch import Tensor, nn
 
 from wxlab.errors import WxlabError
@@ -50,7 +51,7 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x [N, C, H, W] -> latent [N, S, h, w] and the first stage's output [N, S, H, W] (SimVP's skip)."""
-        first = latent = self.enc[0](x)  # [N, S, H, W]
+        first = latent = self.enc[0](x.contiguous(memory_format=torch.channels_last))  # [N, S, H, W]
         for stage in list(self.enc)[1:]:
             latent = stage(latent)
         return latent, first
@@ -67,6 +68,7 @@ class Decoder(nn.Module):
 
     def forward(self, latent: Tensor, skip: Tensor | None = None) -> Tensor:
         """latent [N, S, h, w] -> [N, C, H, W]; ``skip`` [N, S, H, W] is added to the input of the last stage."""
+        latent = latent.contiguous(memory_format=torch.channels_last)
         for stage in list(self.dec)[:-1]:
             latent = stage(latent)
         return self.readout(self.dec[-1](latent if skip is None else latent + skip))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from wxlab.errors import WxlabError, unknown
 from wxlab.models.base import Batch, Model, Spec
 from wxlab.nn.attention_tap import AttentionTap
+from wxlab.nn.convolution import PointwiseConv
 from wxlab.nn.gating import BlockKind, GatedBlock
 from wxlab.nn.spatial import Decoder, Encoder, require_even_depth
 
@@ -38,8 +39,9 @@ class Encoders(nn.ModuleList):
     def forward(self, x: Tensor) -> Tensor:
         """x [B, T, C, H, W] -> [B, V, T S, h, w], T slow and S fast."""
         frames = x.flatten(0, 1).split(self.groups, dim=1)  # V times [B T, g, H, W]
-        latents = [encoder(frame)[0] for encoder, frame in zip(self, frames, strict=True)]  # V times [B T, S, h, w]
-        return torch.stack([latent.unflatten(0, x.shape[:2]).flatten(1, 2) for latent in latents], dim=1)
+        latents = [encoder(frame)[0].unflatten(0, x.shape[:2]) for encoder, frame in zip(self, frames, strict=True)]  # [B, T, S, h, w]
+        stacked = torch.stack([latent.permute(0, 3, 4, 1, 2) for latent in latents], dim=1)  # [B, V, h, w, T, S]
+        return stacked.flatten(4).permute(0, 1, 4, 2, 3)
 
 
 class Decoders(nn.ModuleList):
@@ -67,7 +69,7 @@ class VariableAttention(nn.Module):
         super().__init__()
 
         def projection() -> list[nn.Module]:
-            return [nn.Conv2d(width, width, 1, bias=False), nn.GroupNorm(1, width)]
+            return [PointwiseConv(width, width, bias=False), nn.GroupNorm(1, width)]
 
         self.q_Conv = nn.Sequential(*projection())
         self.v_Conv = nn.Sequential(*projection())
@@ -109,10 +111,10 @@ class Translator(nn.Module):
 
     def __init__(self, features: int, width: int, layers: int, *, block: BlockKind, drop_path: float, live_gate: bool) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(features, width, 1)
+        self.conv1 = PointwiseConv(features, width)
         first = TranslatorLayer(width, block, drop_path, live_gate)
         self.layers = nn.ModuleList([first, *(copy.deepcopy(first) for _ in range(layers - 1))])
-        self.conv2 = nn.Conv2d(width, features, 1)
+        self.conv2 = PointwiseConv(width, features)
 
     def forward(self, z: Tensor) -> Tensor:
         """z [B, V, T S, h, w] -> the same shape."""
