@@ -58,8 +58,7 @@ def loss_curves(records: Records) -> dict[str, tuple[np.ndarray, np.ndarray]]:
             if wanted and isinstance(value, (int, float)) and not isinstance(value, bool):
                 points.setdefault(name, {})[int(record["step"])] = float(value)
     return {
-        name: (np.array(sorted(values)), np.array([values[step] for step in sorted(values)]))
-        for name, values in sorted(points.items())
+        name: (np.array(sorted(values)), np.array([values[step] for step in sorted(values)])) for name, values in sorted(points.items())
     }
 
 

@@ -74,7 +74,7 @@ class Look:
 
 
 def _wind(title: str, short: str) -> Look:
-    return Look(title, short, "m s-1", "m/s", colours="PuOr_r", kind="signed")
+    return Look(title, short, "m s-1", "m/s", colours="BrBG_r", kind="signed")
 
 
 _LOOKS: dict[str, Look] = {
@@ -88,7 +88,7 @@ _LOOKS: dict[str, Look] = {
     "10m_v_component_of_wind": _wind("10 m northward wind", "v10"),
     "10m_wind_speed": Look("10 m wind speed", "ws10", "m s-1", "m/s", colours="cividis"),
     "wind_speed": Look("Wind speed", "ws", "m s-1", "m/s", colours="cividis"),
-    "vertical_velocity": Look("Vertical velocity (down)", "w", "Pa s-1", "Pa/s", colours="PuOr_r", kind="signed"),
+    "vertical_velocity": Look("Vertical velocity (down)", "w", "Pa s-1", "Pa/s", colours="BrBG_r", kind="signed"),
     "specific_humidity": Look("Specific humidity", "q", "kg kg-1", "g/kg", 1e3, "YlGnBu"),
     "relative_humidity": Look("Relative humidity", "r", "%", "%", colours="YlGnBu"),
     "mean_sea_level_pressure": Look("Mean sea-level pressure", "msl", "Pa", "hPa", 1e-2),

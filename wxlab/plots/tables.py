@@ -42,7 +42,9 @@ def _write_numbers(axes: Axes, image: Any, values: np.ndarray, form: str) -> Non
         if np.isfinite(value):
             red, green, blue, _ = image.cmap(image.norm(value))
             colour = "#ffffff" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.55 else "#222222"
-            axes.text(column, row, form.format(value), ha="center", va="center", fontsize="small", color=colour)
+            text = form.format(value)
+            text = "0" if text in ("+0", "-0") else text
+            axes.text(column, row, text, ha="center", va="center", fontsize="small", color=colour)
 
 
 @styled
