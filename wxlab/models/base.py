@@ -88,7 +88,8 @@ class Batch:
 
     def _map(self, function: Any) -> Batch:
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return Batch(**{name: value if value is None else function(value) for name, value in values.items()})
+        moved: dict[str, Any] = {name: value if value is None else function(value) for name, value in values.items()}
+        return Batch(**moved)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None, non_blocking: bool = False) -> Batch:
         """Move to a device; ``dtype`` converts the floating tensors only."""
@@ -106,7 +107,8 @@ class Batch:
 class Model(nn.Module):
     """A forecaster. ``forward`` is the authors' mathematics; ``predict`` is what training, roll-out and tests call.
 
-    Attributes set by ``create_model`` and ``load_checkpoint``: ``name`` and ``config`` rebuild it; ``normaliser`` knows the units.
+    Attributes set by ``create_model`` and ``load_checkpoint``: ``name`` and ``config`` rebuild it; ``normaliser`` knows the units;
+    ``facts`` is what else a checkpoint holds (settings, scores, provenance).
     """
 
     name: str = ""
@@ -117,6 +119,7 @@ class Model(nn.Module):
         self.spec = spec
         self.config: dict[str, Any] = config
         self.normaliser: Normaliser | None = None
+        self.facts: dict[str, Any] = {}
 
     def predict(self, batch: Batch, members: int = 1, generator: Streams | None = None) -> Tensor:
         """Forecast one block: normalised [B, M, To, C, H, W].
