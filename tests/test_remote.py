@@ -279,3 +279,12 @@ def test_policy_waits_longer_each_time() -> None:
     policy = Policy(backoff=0.5)
     assert [policy.wait(attempt) for attempt in range(4)] == [0.5, 1, 2, 4]
     assert policy.wait(20) == 30
+
+
+def test_public_google_buckets_need_no_client() -> None:
+    """gs:// is read over HTTPS when nobody is to be logged in; a token of one's own goes to the client library."""
+    uri, options = Policy(storage_options={"token": "anon"}).resolve("gs://bucket/a.zarr")
+    assert uri == "https://storage.googleapis.com/bucket/a.zarr"
+    assert options == {"client_kwargs": {"trust_env": True}}
+    assert Policy(storage_options={"token": "cloud"}).resolve("gs://bucket/a.zarr") == ("gs://bucket/a.zarr", {"token": "cloud"})
+    assert Policy().resolve("s3://bucket/a.zarr") == ("s3://bucket/a.zarr", {"anon": True})

@@ -88,6 +88,16 @@ def axis_values(request: Request, piece: Piece, dim: Hashable, axis: str) -> NDA
     return values
 
 
+def refuse_curvilinear(request: Request, piece: Piece, dims: tuple[Hashable, ...]) -> None:
+    """WxlabError when latitude or longitude of a variable with these dimensions are two-dimensional."""
+    for name, variable in piece.dataset.variables.items():
+        if _BY_NAME.get(str(name)) in ("latitude", "longitude") and variable.ndim == 2 and set(variable.dims) <= set(dims):
+            if all(_BY_NAME.get(str(dim)) in ("y", "x") for dim in variable.dims):
+                return  # a map projection, whose own y and x are used
+            what = f"{piece.where} has a curvilinear grid ({name} is two-dimensional)"
+            raise request.error(f"{what}; regrid it to latitude and longitude first")
+
+
 def _numbers(request: Request, piece: Piece, dim: Hashable, values: NDArray[Any]) -> NDArray[np.float64]:
     try:
         numbers = values.astype(np.float64)

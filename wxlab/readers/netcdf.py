@@ -7,7 +7,7 @@ from typing import Any
 import xarray as xr
 
 from wxlab.readers.remote import RemoteFile, is_remote
-from wxlab.readers.source import Piece, Request, local_files, need, open_with
+from wxlab.readers.source import Piece, Request, local_files, need_filesystem, open_with
 
 
 def open_pieces(request: Request) -> list[Piece]:
@@ -26,8 +26,6 @@ def _open(request: Request, path: str) -> Piece:
             target, engine=engine, chunks=None, cache=False, decode_timedelta=True, backend_kwargs=options.get("backend_kwargs") or {}
         )
 
-    if path.startswith(("gs://", "gcs://")):
-        need(request, "gcsfs")
-    elif path.startswith("s3://"):
-        need(request, "s3fs")
+    if is_remote(path):
+        need_filesystem(request, path)
     return open_with(request, path, opener)

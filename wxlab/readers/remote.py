@@ -102,14 +102,19 @@ class Policy:
             await asyncio.sleep(self.wait(attempt))
         raise AssertionError("unreachable")
 
-    def filesystem_options(self, uri: str) -> dict[str, Any]:
-        """What fsspec needs to open ``uri``: public buckets are read anonymously unless told otherwise."""
-        defaults: dict[str, Any] = {}
-        if uri.startswith(("gs://", "gcs://")):
-            defaults = {"token": "anon"}
+    def resolve(self, uri: str) -> tuple[str, dict[str, Any]]:
+        """What fsspec is given for ``uri``: public buckets are read anonymously unless told otherwise, Google's over plain HTTPS."""
+        options = dict(self.storage_options)
+        bucket = re.fullmatch(r"gc?s://(.+)", uri)
+        if bucket and options.get("token", "anon") == "anon":
+            options.pop("token", None)
+            uri = f"https://storage.googleapis.com/{bucket[1]}"
+        if uri.startswith("http"):
+            # proxies of a cluster are named in the environment
+            options["client_kwargs"] = {"trust_env": True, **options.get("client_kwargs", {})}
         elif uri.startswith("s3://"):
-            defaults = {"anon": True}
-        return {**defaults, **self.storage_options}
+            options.setdefault("anon", True)
+        return uri, options
 
 
 class RetryStore(WrapperStore[FsspecStore]):
@@ -157,7 +162,8 @@ class RemoteFile(io.RawIOBase):
     def _filesystem(self) -> tuple[Any, str]:
         from fsspec.core import url_to_fs
 
-        found: tuple[Any, str] = url_to_fs(self.uri, **self.policy.filesystem_options(self.uri))
+        uri, options = self.policy.resolve(self.uri)
+        found: tuple[Any, str] = url_to_fs(uri, **options)
         return found
 
     @cached_property

@@ -210,3 +210,14 @@ def need(request: Request, module: str) -> None:
             __import__(module)
         except ImportError:
             raise request.error(f"it needs the package {module}; run: pip install 'wxlab[{_EXTRAS[module]}]'") from None
+
+
+def need_filesystem(request: Request, uri: str) -> None:
+    """Import what reads a bucket, where plain HTTPS does not."""
+    scheme = request.policy.resolve(uri)[0].partition("://")[0]
+    if scheme in ("gs", "gcs"):
+        # otherwise gcsfs asks for the kind of bucket first, and waits a minute where there is no network
+        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+        need(request, "gcsfs")
+    elif scheme == "s3":
+        need(request, "s3fs")

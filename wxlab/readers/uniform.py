@@ -10,7 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from wxlab.catalog_schema import VariableSource, as_time, base_variable, nearest
-from wxlab.readers.coordinates import HORIZONTAL, ORDER, axis_name, axis_values, scalar_axis
+from wxlab.readers.coordinates import HORIZONTAL, ORDER, axis_name, axis_values, refuse_curvilinear, scalar_axis
 from wxlab.readers.source import Piece, Request, SourceArray, lazy
 from wxlab.readers.units import differ
 
@@ -59,6 +59,7 @@ def _part(request: Request, piece: Piece, name: str, source: VariableSource, fir
     array = SourceArray(variable, name, request, piece.where)
     if first and not piece.remote:
         array.sample()
+    refuse_curvilinear(request, piece, variable.dims)
     axes = {dim: axis_name(dim, piece.dataset) for dim in variable.dims}
     data = xr.DataArray(lazy(array, request, variable.dims), dims=[axes[dim] for dim in variable.dims], name=base)
     data = _selected(request, piece, name, data, axes, source, level)

@@ -9,7 +9,7 @@ import xarray as xr
 from zarr.storage import FsspecStore
 
 from wxlab.readers.remote import RetryStore, is_remote
-from wxlab.readers.source import Piece, Request, need, open_with
+from wxlab.readers.source import Piece, Request, need_filesystem, open_with
 
 
 def open_pieces(request: Request) -> list[Piece]:
@@ -23,8 +23,8 @@ def _open(request: Request, uri: str) -> Piece:
     def opener() -> xr.Dataset:
         store: Any = uri
         if is_remote(uri):
-            policy = request.policy
-            store = RetryStore(FsspecStore.from_url(uri, storage_options=policy.filesystem_options(uri), read_only=True), policy)
+            address, storage = request.policy.resolve(uri)
+            store = RetryStore(FsspecStore.from_url(address, storage_options=storage, read_only=True), request.policy)
         return xr.open_dataset(
             store,
             engine="zarr",
@@ -35,10 +35,8 @@ def _open(request: Request, uri: str) -> Piece:
             decode_timedelta=True,
         )
 
-    if uri.startswith(("gs://", "gcs://")):
-        need(request, "gcsfs")
-    elif uri.startswith("s3://"):
-        need(request, "s3fs")
-    elif not is_remote(uri) and not Path(uri).is_dir():
+    if is_remote(uri):
+        need_filesystem(request, uri)
+    elif not Path(uri).is_dir():
         raise request.error(f"there is no zarr store {uri}; check the uri of the entry or pass uri=")
     return open_with(request, uri, opener)
