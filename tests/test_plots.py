@@ -442,7 +442,7 @@ def test_scorecard_is_blue_where_better() -> None:
 
 def _write_metrics(folder: Path, steps: int = 100) -> Path:
     lines = [{"step": step, "loss": 1 / (step + 1), "lr": 1e-3} for step in range(steps)]
-    lines += [{"step": step, "validation_rmse": 2 / (step + 1)} for step in range(9, steps, 10)]
+    lines += [{"step": step, "validation": 2 / (step + 1), "seconds": 1.0} for step in range(9, steps, 10)]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 100, "lo')
     return folder
@@ -451,12 +451,12 @@ def _write_metrics(folder: Path, steps: int = 100) -> Path:
 def test_losses_are_read_and_drawn(tmp_path: Path) -> None:
     run = _write_metrics(tmp_path / "first")
     curves = loss_curves(read_metrics(run))
-    assert sorted(curves) == ["loss", "validation_rmse"]
+    assert sorted(curves) == ["loss", "validation"]
     assert curves["loss"][0].tolist() == list(range(100))
     figure = plots.plot_losses(run)
     figure.canvas.draw()
     assert figure.axes[0].get_yscale() == "log"
-    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["loss", "validation rmse"]
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["loss", "validation"]
     several = plots.plot_losses([run, _write_metrics(tmp_path / "second", 40)])
     assert len(several.axes[0].get_legend().get_texts()) == 4
 
@@ -464,6 +464,14 @@ def test_losses_are_read_and_drawn(tmp_path: Path) -> None:
 def test_a_resumed_step_counts_once_as_it_was_last() -> None:
     steps, values = loss_curves([{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0}, {"step": 1, "loss": 5.0}])["loss"]
     assert steps.tolist() == [1, 2] and values.tolist() == [5.0, 2.0]
+
+
+def test_stages_follow_each_other_and_parts_of_the_loss_are_shown_once() -> None:
+    lines = [{"stage": stage, "step": step, "loss": step + 10.0 * stage, "mse": step + 10.0 * stage} for stage in (0, 1) for step in (2, 4)]
+    curves = loss_curves([*lines, {"stage": 1, "step": 4, "latent": 0.5, "lr": 1.0}])
+    assert list(curves) == ["loss", "latent"]
+    assert curves["loss"][0].tolist() == [2, 4, 6, 8] and curves["loss"][1].tolist() == [2.0, 4.0, 12.0, 14.0]
+    assert curves["latent"][0].tolist() == [8]
 
 
 def test_running_mean() -> None:
@@ -474,7 +482,6 @@ def test_live_loss_collects_without_a_screen() -> None:
     live = plots.LiveLoss()
     for step in range(5):
         live({"step": step, "loss": 1.0 / (step + 1)})
-    live.show()
     np.testing.assert_allclose(live.figure().axes[0].lines[0].get_ydata(), 1 / np.arange(1, 6))
 
 
@@ -619,12 +626,14 @@ def test_in_a_kernel_figures_show_once_and_the_widget_has_a_picture() -> None:
         "data = xr.Dataset({'2m_temperature': (tuple(axes), np.random.rand(3, 9, 16))}, coords=axes)",
         "plots.plot_map(data, '2m_temperature')",
         "plots.explore(data)",
-        "live = plots.LiveLoss(seconds=0)\nfor step in range(3):\n    live({'step': step, 'loss': 1 / (step + 1)})",
+        "live = plots.LiveLoss(seconds=60)\nfor step in range(3):\n    live({'step': step, 'loss': 1 / (step + 1)})",
+        "print(live._shown)",
     ]
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
     NotebookClient(book, timeout=60, kernel_name="python3").execute()
     shown = [[dict(output.get("data", {"text": output.get("text")})) for output in cell.outputs] for cell in book.cells]
-    assert [len(outputs) for outputs in shown] == [0, 1, 1, 1], shown
+    assert [len(outputs) for outputs in shown] == [0, 1, 1, 1, 1], shown
+    assert shown[4][0]["text"] == "3\n"  # the last numbers are drawn when the cell ends
     assert "image/png" in shown[1][0] and "image/png" in shown[3][0]
     assert {"image/png", "application/vnd.jupyter.widget-view+json"} <= set(shown[2][0])
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Runs = str | Path | Sequence[str | Path] | Mapping[str, str | Path]
 Records = Iterable[Mapping[str, Any]]
+_NO_LOSS = ("step", "stage", "epoch", "seconds", "lr", "gradient", "samples_per_second")
 
 
 def read_metrics(run: str | Path) -> list[dict[str, Any]]:
@@ -45,21 +46,30 @@ def read_metrics(run: str | Path) -> list[dict[str, Any]]:
 
 
 def loss_curves(records: Records) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Curves over optimiser steps, by name: every number called ``loss``, ``*_loss``, ``loss_*`` or ``validation*``.
+    """Curves over optimiser steps: ``loss``, ``validation``, then the parts of the loss that a recipe logs.
 
-    A step that comes twice (a run killed and resumed) counts once, as it was last.
+    records: lines with ``step``, maybe ``stage``, and numbers; what is no loss (learning rate, seconds, ...) is left out, as are parts
+    equal to the loss.  The steps of a later stage go on where the stage before it ended. A step that comes twice (a run killed and
+    resumed) counts once, as it was last.
     """
-    points: dict[str, dict[int, float]] = {}
+    points: dict[str, dict[tuple[int, int], float]] = {}
+    lengths: dict[int, int] = {}
     for record in records:
         if "step" not in record:
             continue
+        place = int(record.get("stage", 0)), int(record["step"])
+        lengths[place[0]] = max(lengths.get(place[0], 0), place[1])
         for name, value in record.items():
-            wanted = name.startswith("validation") or "loss" in name.split("_") or "loss" in name.split("/")
-            if wanted and isinstance(value, (int, float)) and not isinstance(value, bool):
-                points.setdefault(name, {})[int(record["step"])] = float(value)
-    return {
-        name: (np.array(sorted(values)), np.array([values[step] for step in sorted(values)])) for name, values in sorted(points.items())
-    }
+            if name not in _NO_LOSS and isinstance(value, (int, float)) and not isinstance(value, bool):
+                points.setdefault(name, {})[place] = float(value)
+    before = {stage: sum(length for other, length in lengths.items() if other < stage) for stage in lengths}
+    curves: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for name in sorted(points, key=lambda name: (name != "loss", not name.startswith("validation"), name)):
+        places = sorted(points[name])
+        values = np.array([points[name][place] for place in places])
+        if name == "loss" or "loss" not in curves or not np.array_equal(values, curves["loss"][1]):
+            curves[name] = np.array([before[stage] + step for stage, step in places]), values
+    return curves
 
 
 def smooth(values: np.ndarray, width: int) -> np.ndarray:
@@ -119,20 +129,25 @@ def plot_losses(runs: Runs) -> Figure:
     return figure
 
 
-def in_notebook() -> bool:
-    """Whether this process is a Jupyter kernel."""
+def _shell() -> Any:
+    """The running IPython, or None."""
     try:
         from IPython.core.getipython import get_ipython
     except ImportError:
-        return False
-    return getattr(get_ipython(), "kernel", None) is not None
+        return None
+    return get_ipython()
+
+
+def in_notebook() -> bool:
+    """Whether this process is a Jupyter kernel."""
+    return getattr(_shell(), "kernel", None) is not None
 
 
 class LiveLoss:
-    """Losses of a run while it trains: call it with each dict of metrics (``step`` and numbers).
+    """Losses of a run while it trains: ``train(..., callbacks=[LiveLoss()])`` calls it with each line of metrics.
 
-    In a notebook the figure under the cell is redrawn at most every ``seconds``; elsewhere only the numbers are kept, and
-    ``figure()`` draws them.
+    In a notebook the figure under the cell is redrawn at most every ``seconds`` and once more when the cell ends; elsewhere only the
+    numbers are kept, and ``figure()`` draws them.
     """
 
     def __init__(self, seconds: float = 2.0) -> None:
@@ -140,11 +155,16 @@ class LiveLoss:
         self.records: list[dict[str, Any]] = []
         self._handle: Any = None
         self._drawn = 0.0
+        self._shown = 0  # how many records the picture has
 
     def __call__(self, metrics: Mapping[str, Any]) -> None:
         self.records.append({"step": len(self.records), **metrics})
-        if in_notebook() and time.monotonic() - self._drawn >= self.seconds:
-            self.show()
+        if not in_notebook():
+            return
+        if self._handle is None:
+            _shell().events.register("post_run_cell", self._finish)
+        if time.monotonic() - self._drawn >= self.seconds:
+            self._show()
 
     @styled
     def figure(self) -> Figure:
@@ -153,10 +173,8 @@ class LiveLoss:
         draw_losses(figure.add_subplot(), loss_curves(self.records))
         return figure
 
-    def show(self) -> None:
-        """Draw now, in place of what was drawn before; training calls it at its end."""
-        if not in_notebook():
-            return
+    def _show(self) -> None:
+        """Draw, in place of what was drawn before."""
         from IPython.display import display
 
         figure = self.figure()
@@ -164,4 +182,11 @@ class LiveLoss:
             self._handle = display(figure, display_id=True)
         else:
             self._handle.update(figure)
-        self._drawn = time.monotonic()
+        self._drawn, self._shown = time.monotonic(), len(self.records)
+
+    def _finish(self, _: Any = None) -> None:
+        """At the end of the cell: the last picture has all records; the next cell that trains gets a picture of its own."""
+        _shell().events.unregister("post_run_cell", self._finish)
+        if self._shown < len(self.records):
+            self._show()
+        self._handle, self._drawn = None, 0.0
