@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -279,6 +280,18 @@ def test_a_failed_run_goes_on_where_it_stopped(data: xr.Dataset, tmp_path: Path,
     done.clear()
     prepare(data, tmp_path / "other.zarr", **other)
     assert done == list(range(8))
+
+
+def test_two_at_once_make_one_store(data: xr.Dataset, tmp_path: Path) -> None:
+    def make_one(_: int) -> Path:
+        return prepare(
+            data, tmp_path / "s.zarr", variables=["2m_temperature"], splits=SPLITS, chunk_bytes=9 * 4 * 128, scheduler="synchronous"
+        )
+
+    with ThreadPoolExecutor(3) as pool:
+        assert set(pool.map(make_one, range(3))) == {tmp_path / "s.zarr"}
+    open_store(tmp_path / "s.zarr").verify_checksum()
+    assert [path.name for path in tmp_path.iterdir()] == ["s.zarr"]
 
 
 # --- missing values, gaps, segments

@@ -13,7 +13,7 @@ from noise import SPLITS, make, times_of
 
 from wxlab.errors import WxlabError
 from wxlab.grids import Grid
-from wxlab.store import open_store, prepare
+from wxlab.store import open_store, prepare, stack
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +30,7 @@ FAULTS: dict[str, tuple[Callable[[xr.Dataset], xr.Dataset], dict[str, Any], str]
     "no variable": (lambda d: d, {"variables": []}, "no variable was asked for"),
     "variable twice": (lambda d: d, {"variables": ["geopotential", "geopotential_500"]}, "geopotential_500 asked for twice"),
     "level not there": (lambda d: d, {"variables": ["geopotential"], "levels": [300]}, "no level 300 hPa; its levels are 500, 700, 850"),
+    "no level": (lambda d: d, {"variables": ["geopotential_"]}, "unknown variable 'geopotential_'; did you mean 'geopotential'"),
     "level of a channel": (lambda d: d, {"variables": ["geopotential_300"]}, "no level 300"),
     "overlap": (lambda d: d, {"splits": {**SPLITS, "test": ["2002-03-01", "2002-12-31"]}}, "'validation' and 'test' share 31 times"),
     "empty split": (lambda d: d, {"splits": {**SPLITS, "test": ["2020", "2021"]}}, "'test' .* holds no time; the data run from 2001-01-01"),
@@ -109,6 +110,11 @@ def damage(store: Path, name: str) -> Path:
 def lose(store: Path, name: str) -> Path:
     (store / name).unlink()
     return store
+
+
+def test_a_channel_has_one_level(data: xr.Dataset) -> None:
+    with pytest.raises(WxlabError, match="name it with its level, such as 'geopotential_500'"):
+        stack(data, ["geopotential"])
 
 
 STORE_FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {

@@ -128,6 +128,25 @@ def test_missing_values_are_masked_and_zero(tmp_path: Path) -> None:
     assert float(batch.history[0, 5, 1, 1, 1]) == pytest.approx(expected, rel=1e-4)
 
 
+def test_radar_events(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    rain = np.maximum(random.normal(size=(20, 16, 24)), 0).astype(np.float32) * 5
+    axis = np.concatenate([np.datetime64(day, "ns") + np.arange(10) * np.timedelta64(5, "m") for day in ("2001-05-01", "2001-07-01")])
+    coords = {"time": axis, "y": 500.0 * np.arange(16), "x": 500.0 * np.arange(24), "segment": ("time", np.repeat([0, 1], 10))}
+    data = xr.Dataset({"rain_rate": (("time", "y", "x"), rain)}, coords=coords)
+    splits = {"train": {"segments": [0]}, "test": {"segments": [1]}}
+    path = prepare(data, tmp_path / "s.zarr", variables=["rain_rate"], grid="8x12", normalisation={"rain_rate": "dbz"}, splits=splits)
+    store = open_store(path)
+    assert store.step == 300 and store.grid.kind == "xy" and store.dataset("test")["rain_rate"].dims == ("time", "y", "x")
+    windows = Windows(store, "train", history=3, horizon=3, step=1 / 12)
+    batch = next(iter(windows))
+    assert windows.samples == 5 and batch.history.shape == (1, 3, 1, 8, 12)
+    assert float(batch.history.min()) >= 0 and float(batch.history.max()) <= 1
+    np.testing.assert_allclose(
+        store.normaliser.denormalise(batch.history[0], store.channels).numpy(), store.read(0, 3), rtol=1e-4, atol=0.01
+    )
+
+
 @pytest.mark.parametrize("block", [None, 1, 4, 64])
 def test_shuffling_is_a_permutation_from_seed_and_epoch(store: Store, block: int | None) -> None:
     def order(seed: int, epoch: int) -> list[int]:

@@ -130,7 +130,7 @@ def read_journal(work: Path, count: int) -> list[dict[str, Any]]:
 
 
 def run_tasks(function: Callable[[int], Any], count: int, scheduler: Any = None) -> None:
-    """Call ``function`` on 0..count-1.
+    """Call ``function`` on 0..count-1, in any order.
 
     scheduler: None or ``threads`` (four at a time), ``synchronous``, or the address of a dask scheduler (``tcp://...``) or a
     ``distributed.Client``, whose workers must see the same files.  Raises what the first failing call raises.
@@ -142,10 +142,15 @@ def run_tasks(function: Callable[[int], Any], count: int, scheduler: Any = None)
         dask.compute(*[dask.delayed(function)(index) for index in range(count)], scheduler="threads", num_workers=4)
     elif hasattr(scheduler, "map"):
         scheduler.gather(scheduler.map(function, range(count), pure=False))
-    elif isinstance(scheduler, str) and "://" in scheduler:
-        _on_cluster(function, count, scheduler)
     else:
-        raise WxlabError(f"scheduler {scheduler!r} is not known; give 'threads', 'synchronous' or the address of a dask scheduler (tcp://host:8786)")
+        _on_cluster(function, count, scheduler)
+
+
+def check_scheduler(scheduler: Any) -> None:
+    """Raise WxlabError for what ``run_tasks`` could not use."""
+    if scheduler in (None, "threads", "synchronous") or hasattr(scheduler, "map") or (isinstance(scheduler, str) and "://" in scheduler):
+        return
+    raise WxlabError(f"scheduler {scheduler!r} is not known; give 'threads', 'synchronous' or the address of a dask scheduler (tcp://host:8786)")
 
 
 def _on_cluster(function: Callable[[int], Any], count: int, address: str) -> None:

@@ -45,7 +45,9 @@ def split_channel(channel: str) -> tuple[str, int | None]:
 
 def locate_channel(dataset: xr.Dataset, channel: str) -> tuple[str, int | None]:
     """Variable and level (hPa) of a channel in a Dataset.  Raises WxlabError when the Dataset lacks it."""
-    if channel in dataset and "level" not in dataset[channel].dims:
+    if channel in dataset:
+        if "level" in dataset[channel].dims:
+            raise WxlabError(f"{channel!r} has levels, and a channel has one; name it with its level, such as '{channel}_500'")
         return channel, None
     match = re.fullmatch(r"(.+)_(\d+)", channel)
     if match and match[1] in dataset and "level" in dataset[match[1]].dims:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -16,7 +17,7 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from wxlab.blocks import Blocks, journal, read_journal, run_tasks
+from wxlab.blocks import Blocks, check_scheduler, journal, read_journal, run_tasks
 from wxlab.errors import WxlabError
 from wxlab.files import atomic_file, replace_dir, write_json
 from wxlab.grids import GridLike
@@ -71,6 +72,7 @@ def prepare(
     Returns the path of the store; one that was made from the same request is returned as it is.
     Raises WxlabError, one sentence, for whatever cannot be done.
     """
+    check_scheduler(scheduler)
     dataset, source = _open(name_or_dataset, catalog)
     target = Path(out)
     work = target.with_name(f".{target.name}.preparing.tmp")
@@ -104,18 +106,28 @@ def _open(source: str | xr.Dataset, catalog: Any) -> tuple[xr.Dataset, str]:
 @contextlib.contextmanager
 def _alone(target: Path) -> Iterator[None]:
     """Wait until no other process prepares the same store; the lock dies with its process."""
-    import fcntl
-
     lock = target.with_name(f".{target.name}.lock.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle = lock.open("w")
+        handle = _locked(lock)
     except OSError as error:
         raise WxlabError(f"{target} cannot be written ({error.strerror}); choose another place") from None
-    with handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
         yield
+    finally:
         lock.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _locked(lock: Path) -> int:
+    """Descriptor of the lock file, held. One that its last holder removed while we waited is not the lock any more."""
+    while True:
+        handle = os.open(lock, os.O_CREAT | os.O_RDWR)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            if os.fstat(handle).st_ino == lock.stat().st_ino:
+                return handle
+        os.close(handle)
 
 
 def _stored_checksum(path: Path) -> str | None:
