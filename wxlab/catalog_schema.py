@@ -94,7 +94,10 @@ class Catalog(_Strict):
     datasets: dict[str, Entry]
 
 
-class _Loader(yaml.SafeLoader):
+_Yaml: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_Yaml):  # type: ignore[misc]
     """SafeLoader that refuses a key given twice (YAML would silently keep the last)."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -104,7 +107,8 @@ class _Loader(yaml.SafeLoader):
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"{key!r} is given twice", key_node.start_mark)
             seen.add(key)
-        return super().construct_mapping(node, deep)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
 
 
 def base_variable(name: str, known: Iterable[str]) -> tuple[str, int | None]:
