@@ -121,6 +121,11 @@ def test_overlay_may_add_variables(tmp_path: Path) -> None:
     assert list(open_dataset("one", catalog=write(tmp_path / "catalog.yaml", text)).data_vars) == ["soil_moisture"]
 
 
+def test_yaml_merge_keys_are_allowed(tmp_path: Path) -> None:
+    text = ENTRY.replace("  one:\n", "  one: &first\n") + "  two: {<<: *first, title: Two}\n"
+    assert load(write(tmp_path / "catalog.yaml", text)).datasets["two"].title == "Two"
+
+
 def test_variables_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small().to_netcdf(tmp_path / "one.nc")
     monkeypatch.setenv("MY_DATA", str(tmp_path))
@@ -252,6 +257,8 @@ CATALOGUE_FAULTS = {
         "options.generator: 'atmosfere' is not a simulator; did you mean 'atmosphere'",
     ),
     "key twice": (ENTRY + "    title: Again\n", "is not valid YAML at line 9: 'title' is given twice"),
+    "date that is none": (ENTRY + "    time: {start: 2001-13-01}\n", "holds a value that cannot be: month must be in 1..12"),
+    "key that is a list": ("schema: 1\n? [a, b]\n: 1\n", "is not valid YAML at line 2: found unhashable key"),
     "not YAML": ("schema: [1\n", "is not valid YAML at line"),
 }
 

@@ -97,13 +97,15 @@ class Catalog(_Strict):
 _Yaml: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class _Loader(_Yaml):  # type: ignore[misc]
+class _Loader(_Yaml):
     """SafeLoader that refuses a key given twice (YAML would silently keep the last)."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node)
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"{key!r} is given twice", key_node.start_mark)
             seen.add(key)
@@ -146,6 +148,8 @@ def read_file(path: str | os.PathLike[str], known: Mapping[str, Variable] | None
         mark, what = getattr(error, "problem_mark", None), getattr(error, "problem", None) or "not readable"
         where = f" at line {mark.line + 1}" if mark else ""
         raise WxlabError(f"catalogue {file} is not valid YAML{where}: {what}; mend that line") from None
+    except ValueError as error:  # a date such as 2001-13-01
+        raise WxlabError(f"catalogue {file} holds a value that cannot be: {error}; look at its dates") from None
     problems: list[str] = []
     catalog = _parse(content, dict(known or {}), file, problems)
     if problems:
