@@ -76,11 +76,12 @@ class Frames:
         """SHA-256 of one chunk as it lies in the file."""
         return hashlib.sha256(self.map(index).tobytes()).hexdigest()
 
-    def __getitem__(self, key: tuple[slice, slice, slice, slice]) -> np.ndarray:
-        """Slices of ascending times, as dask asks for them."""
-        times, channels, y, x = key
+    def __getitem__(self, key: tuple[slice | int, ...]) -> np.ndarray:
+        """Slices of ascending times, as dask asks for them; it puts a whole number where one time or channel is chosen."""
+        single = tuple(axis for axis, part in enumerate(key) if not isinstance(part, slice))
+        times, channels, y, x = (part if isinstance(part, slice) else slice(part, part + 1) for part in key)
         start, stop, stride = times.indices(self.shape[0])
-        return self.read(start, stop, channels)[::stride, :, y, x]
+        return self.read(start, stop, channels)[::stride, :, y, x].squeeze(single)
 
     def write(self, index: int, values: np.ndarray) -> None:
         """Write chunk ``index`` from [n <= chunk, C, H, W], padded with NaN; the file appears whole or not at all."""
