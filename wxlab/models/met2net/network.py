@@ -80,14 +80,17 @@ class VariableAttention(nn.Module):
     def forward(self, x: Tensor, variables: int) -> Tensor:
         """x [B V, D, h, w] -> the same shape."""
 
-        def split(t: Tensor) -> Tensor:  # [B V, D, h, w] -> [B, 8, V, h w D/8], without a transposition of the channels-last memory
-            t = t.permute(0, 2, 3, 1).unflatten(3, (HEADS, -1)).unflatten(0, (-1, variables))  # [B, V, h, w, 8, D/8]
-            return t.permute(0, 4, 1, 2, 3, 5).flatten(3)
+        n, width, h, w = x.shape
+
+        def split(t: Tensor) -> Tensor:  # [B V, D, h, w] -> [B, V, h w 8, D/8], a view of channels-last memory
+            return t.permute(0, 2, 3, 1).reshape(-1, variables, h * w * HEADS, width // HEADS)
 
         q, k, v = split(self.q_Conv(x)), split(self.k_Conv(x)), split(self.v_Conv(x))
-        weights = self.tap(torch.softmax(q @ k.mT / math.sqrt(q.shape[3]), dim=-1))  # [B, 8, V, V]
-        out = (weights @ v).unflatten(3, (*x.shape[2:], -1))  # [B, 8, V, h, w, D/8]
-        out = out.permute(0, 2, 3, 4, 1, 5).flatten(4).flatten(0, 1)  # [B V, h, w, D]
+        # products at each point first, then their sum over the points: no copy of q, k, v in another order
+        products = (q.transpose(1, 2) @ k.permute(0, 2, 3, 1)).unflatten(1, (h * w, HEADS)).sum(1)  # [B, 8, V, V]
+        weights = self.tap(torch.softmax(products / math.sqrt(h * w * width // HEADS), dim=-1))
+        everywhere = weights.unsqueeze(1).expand(-1, h * w, -1, -1, -1).flatten(1, 2)  # [B, h w 8, V, V]
+        out = (everywhere @ v.transpose(1, 2)).transpose(1, 2).reshape(n, h, w, width)
         return self.v_post_f(out.permute(0, 3, 1, 2))
 
 

@@ -65,7 +65,7 @@ class TwoStage(Recipe):
         self._next_translator: list[Tensor] | None = None
 
     def optimiser(self, model: Model) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameter_groups(model), lr=self.lr)
+        return torch.optim.Adam(self.parameter_groups(model), lr=self.lr, fused=True)
 
     def loss(self, model: Model, batch: Batch, generator: torch.Generator | None) -> tuple[Tensor, dict[str, Tensor]]:
         """``L1 + L2`` and the named parts; ``generator`` draws the drop paths (None: torch's global one)."""
