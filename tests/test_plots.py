@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -150,6 +151,21 @@ def test_a_line_over_the_dateline_is_cut_at_the_interpolated_latitude() -> None:
     np.testing.assert_allclose(second, [[-180, 5], [-170, 10]])
     (whole,) = split_at([np.array([[170.0, 0.0], [-170.0, 10.0]])], west=0.0)
     np.testing.assert_allclose(whole, [[170, 0], [190, 10]])
+
+
+def test_the_maker_decodes_quantised_arcs_and_drops_the_seam() -> None:
+    path = Path(__file__).parent.parent / "tools" / "make_coastline.py"
+    spec = importlib.util.spec_from_file_location("make_coastline", path)
+    assert spec is not None and spec.loader is not None
+    maker = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(maker)
+    transform = {"scale": [10.0, 1.0], "translate": [-180.0, -90.0]}
+    arcs = [[[1, 100], [-1, 1], [0, 2], [2, -1]]]  # to the dateline, along it, and away
+    decoded = maker.decode_arcs({"transform": transform, "arcs": arcs})
+    np.testing.assert_allclose(decoded[0], [[-170, 10], [-180, 11], [-180, 13], [-160, 12]])
+    first, second = maker.without_map_edge(decoded)
+    np.testing.assert_allclose(first, [[-170, 10], [-180, 11]])
+    np.testing.assert_allclose(second, [[-180, 13], [-160, 12]])
 
 
 # --- cells ---
@@ -600,6 +616,17 @@ def test_explore_opens_files_and_run_folders(tmp_path: Path) -> None:
     assert drawn(plots.explore(run / "analysis.nc"))
 
 
+def test_explore_opens_a_prepared_store(tmp_path: Path) -> None:
+    from wxlab.store import prepare
+
+    data = states(np.linspace(-84.375, 84.375, 16), np.arange(32) * 11.25)
+    splits = {"train": ["2020-01-01", "2020-01-02"], "validation": ["2020-01-03", "2020-01-03T06"], "test": ["2020-01-03T12", "2020-01-03"]}
+    path = prepare(data, tmp_path / "store.zarr", variables=["2m_temperature", "geopotential"], splits=splits)
+    (axes,) = drawn(plots.explore(path, variable="geopotential", level=850, time=3))
+    expected = data["geopotential"].sel(level=850).isel(time=3).values
+    assert float(mesh_of(axes).get_array().max()) == pytest.approx(float(expected.max()), rel=1e-6)
+
+
 def test_the_widget_redraws_what_its_sliders_choose() -> None:
     from wxlab.plots.explorer import View
     from wxlab.plots.widget import Explorer
@@ -708,3 +735,18 @@ def test_style_outside_is_left_alone() -> None:
     with matplotlib.rc_context():
         plots.use_style()
         assert matplotlib.rcParams["axes.titlelocation"] == "left"
+
+
+@pytest.mark.real_data
+def test_real_regions_are_drawn_in_one_piece(real_catalog: Path) -> None:
+    import wxlab
+
+    assert real_catalog.is_file()
+    (axes,) = drawn(plots.plot_map(wxlab.open_dataset("era5_uk_t2m"), "2m_temperature", time="2019-03-05T06"))
+    west, east = axes.get_xlim()
+    assert -11 < west < -9 and 1 < east < 3
+    assert float(mesh_of(axes).get_array().mean()) == pytest.approx(278, abs=4)
+    table, where = drawn(plots.plot_availability(wxlab.open_dataset("storm_1996")))
+    shares = mesh_of(table).get_array().reshape(6, -1)
+    assert (shares == 0).sum() == 4  # single variables that lack a whole step
+    assert float(mesh_of(where).get_array().min()) == 0  # the region that is always missing
