@@ -42,6 +42,11 @@ class Variable(_Strict):
     units: str
     valid_range: tuple[float, float] | None = None
 
+    @property
+    def unit(self) -> str:
+        """The unit to be written behind a number."""
+        return "" if self.units == "1" else f" {self.units}"
+
 
 class VariableSource(_Strict):
     """Where an entry finds a variable: its name there, what to select, and how to convert (value * scale + offset)."""

@@ -189,7 +189,7 @@ def _range_findings(dataset: xr.Dataset, vocabulary: Mapping[str, Variable]) -> 
         least, most = float(low), float(high)
         if known is None or not np.isfinite(least):
             continue
-        text = f"{least:.6g} to {most:.6g} {known.units}"
+        text = f"{least:.6g} to {most:.6g}{known.unit}"
         allowed = known.valid_range
         outside = allowed is not None and (least < allowed[0] or most > allowed[1])
         if outside and allowed is not None:

@@ -166,7 +166,7 @@ class SourceArray:
         if least < low or most > high:
             raise WxlabError(
                 f"source {self.source!r}: values of {self.name!r} ({self.file_name!r} in the file) range from {least:.6g} to {most:.6g}, "
-                f"and {low:g} to {high:g} {self.known.units} is allowed; declare scale and offset of the variable, "
+                f"and {low:g} to {high:g}{self.known.unit} is allowed; declare scale and offset of the variable, "
                 f"or options: {{check_range: false}} if the values are right"
             )
         self.check = False  # a wrong unit shows in the first block; single wild values are the business of `wxlab data check`
