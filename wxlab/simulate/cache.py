@@ -8,6 +8,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Callable, Iterable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +29,22 @@ def cache_dir() -> Path:
     return Path(override).expanduser() if override else platformdirs.user_cache_path("wxlab")
 
 
-def code_version() -> str:
-    """Checksum of the simulator's source: changed code makes new data."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.name.encode() + path.read_bytes())
+def code_version(modules: Iterable[str]) -> str:
+    """Checksum of the source of these modules of the simulator: changed code makes new data."""
+    digest = hashlib.sha256(version("dinosaur-torch").encode())
+    for name in sorted(modules):
+        digest.update((Path(__file__).parent / f"{name}.py").read_bytes())
     return digest.hexdigest()
 
 
-def cached(kind: str, arguments: dict[str, Any], make: Callable[[], Iterable[xr.Dataset]]) -> xr.Dataset:
+def cached(kind: str, arguments: dict[str, Any], modules: Iterable[str], make: Callable[[], Iterable[xr.Dataset]]) -> xr.Dataset:
     """The Dataset of ``kind`` with ``arguments``, opened lazily; made from pieces along time when it is missing or damaged.
+
+    modules: whose source the data depends on.
 
     Raises WxlabError when the cache folder cannot be written.
     """
-    key = json.dumps([kind, arguments, code_version()], sort_keys=True)
+    key = json.dumps([kind, arguments, code_version(modules)], sort_keys=True)
     path = cache_dir() / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:20]}"
     if not intact(path):
         try:
@@ -49,8 +52,9 @@ def cached(kind: str, arguments: dict[str, Any], make: Callable[[], Iterable[xr.
             with atomic_dir(path) as folder:
                 _write(folder, make())
         except OSError as error:
+            reason = error.strerror or error
             raise WxlabError(
-                f"cannot write the cache {path}: {error.strerror or error}; set WXLAB_CACHE to a folder that can be written, or pass cache=False"
+                f"cannot write the cache {path}: {reason}; set WXLAB_CACHE to a folder that can be written, or pass cache=False"
             ) from None
     opened = xr.open_dataset(path / STORE, engine="zarr", consolidated=False, chunks={})
     return opened.assign_coords({name: opened[name].load() for name in opened.coords})

@@ -3,7 +3,7 @@
 ``dinosaur-torch`` gives the grid, the spherical-harmonic basis, the vertical weights and the semi-implicit matrices. The explicit
 terms are its equations in another order of computation: all fields of all members pass through one transform, members lie
 along the last axis, and the physics is evaluated once in a time step on the fields that the dynamics has transformed anyway
-(two to three times faster than the package's own stepper; tests hold both equal). Another core needs only ``SpectralCore``'s public methods.
+(three times faster than the package's own stepper; tests hold both equal). Another core needs only the public methods here.
 
 Axes: modal [m, l, column, member], nodal [longitude, latitude, level, member]; levels from the top down; SI units throughout.
 """
@@ -16,15 +16,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from dinosaur_torch import associated_legendre, coordinate_systems, primitive_equations, scales, sigma_coordinates, spherical_harmonic, units
+from dinosaur_torch import associated_legendre, coordinate_systems, primitive_equations, scales, sigma_coordinates, units
+from dinosaur_torch.spherical_harmonic import Grid, GridSpec
 from torch import Tensor
 
-RADIUS = 6.371e6  # m
-ROTATION = 7.292e-5  # 1/s
-GRAVITY = 9.80616  # m/s2
-GAS_CONSTANT = 287.04  # J/kg/K, dry air
-HEAT_CAPACITY = 1004.64  # J/kg/K, dry air at constant pressure
-KAPPA = GAS_CONSTANT / HEAT_CAPACITY
+from wxlab.simulate.constants import GAS_CONSTANT, GRAVITY, KAPPA, RADIUS, ROTATION
+
 REFERENCE_TEMPERATURE = 288.0  # K; the state holds differences from it
 RESOLUTIONS = ("T21", "T31", "T42")
 
@@ -43,7 +40,7 @@ class Nodal:
     surface_pressure: Tensor
 
 
-# time of each member (s since the start of its year) and fields -> tendencies of temperature (K/s) and specific humidity (1/s)
+# fields -> tendencies of temperature (K/s) and specific humidity (1/s)
 Physics = Callable[[Nodal], tuple[Tensor, Tensor]]
 
 
@@ -51,7 +48,7 @@ class SpectralCore:
     """Dry primitive equations (Durran 2010, section 8.6) with one tracer, stepped by Crank-Nicolson and Heun.
 
     resolution: T21, T31 or T42 with quadratic dealiasing.  levels: equidistant in sigma.  step: seconds.
-    friction: Rayleigh rates per level (1/s).  filter_hours, filter_order: damping of total wavenumber l by exp(-(l/lmax)^(2 order) dt/hours).
+    friction: Rayleigh rates per level (1/s).  filter_hours, filter_order: each step times exp(-(l/lmax)^(2 order) dt/filter_hours).
     external_hours: time in which the external gravity wave (the vertical mean of divergence) is damped.
     The state is one tensor [m, l, 4 levels + 1, member]: vorticity, humidity, divergence, temperature deviation, ln surface pressure.
     """
@@ -67,13 +64,14 @@ class SpectralCore:
         filter_order: int = 4,
         external_hours: float = math.inf,
     ) -> None:
-        self.spec = getattr(spherical_harmonic.GridSpec, resolution)(radius=RADIUS)
-        self.grid = spherical_harmonic.Grid(self.spec)
+        self.spec = getattr(GridSpec, resolution)(radius=RADIUS)
+        self.grid = Grid(self.spec)
         self.sigma = sigma_coordinates.SigmaCoordinates.equidistant(levels, np.float64)
         self.levels, self.step = levels, step
         self.longitude = np.rad2deg(self.spec.longitudes)
         self.latitude = np.rad2deg(self.spec.latitudes)
-        self.mean_surface_pressure = 0.0  # Pa; set by initial(), held by every step
+        self.mean_surface_pressure = 0.0  # Pa; what every step holds; 0: nothing is held
+        self._work: dict[tuple[str, tuple[int, ...]], Tensor] = {}
         self._transforms()
         self._derivatives()
         self._vertical(external_hours)
@@ -106,6 +104,7 @@ class SpectralCore:
         up, down = (degree + 2) * above / RADIUS, -(degree - 1) * epsilon / RADIUS
         self._slope = columns(up), columns(down)
         self._slope_inverse = columns(up * np.roll(inverse, -1, 1)), columns(down * np.roll(inverse, 1, 1))
+        self._minus_slope_inverse = -self._slope_inverse[0], -self._slope_inverse[1]
         self._divergence = columns(degree * above / RADIUS), columns(-(degree + 1) * epsilon / RADIUS)
         # d/dlambda: cosine and sine of one wavenumber change places
         count = len(order)
@@ -113,7 +112,7 @@ class SpectralCore:
         self._partner = torch.tensor(partner)
         self._turn = columns(np.where(np.arange(count)[:, None] % 2, 1, -1) * np.abs(order) / RADIUS)
         self._turn_inverse = columns(np.where(np.arange(count)[:, None] % 2, 1, -1) * np.abs(order) / RADIUS * inverse)
-        self._laplacian = columns(eigen)
+        self._minus_laplacian = columns(-eigen)
         self._keep = columns((degree < degree.max()) & valid)
         self._inside = torch.tensor(valid & (degree < degree.max()))
 
@@ -161,19 +160,27 @@ class SpectralCore:
 
     # -- transforms and derivatives -----------------------------------------------------------------------------------------
 
-    def to_nodal(self, modal: Tensor) -> Tensor:
-        """[m, l, column, member] -> [longitude, latitude, column, member]."""
-        m, j, l = self._legendre.shape
-        columns = modal.shape[2:]
-        waves = torch.bmm(self._legendre, modal.reshape(m, l, -1))
-        return torch.mm(self._fourier, waves.view(m, -1)).view(-1, j, *columns)
+    def _scratch(self, name: str, *shape: int) -> Tensor:
+        """Memory that is used again in every step: fresh pages would cost a tenth of the time."""
+        if (name, shape) not in self._work:
+            self._work[name, shape] = torch.empty(shape)
+        return self._work[name, shape]
 
-    def to_modal(self, nodal: Tensor) -> Tensor:
+    def to_nodal(self, modal: Tensor, out: Tensor | None = None) -> Tensor:
+        """[m, l, column, member] -> [longitude, latitude, column, member]."""
+        m, j, _ = self._legendre.shape
+        i, size = len(self._fourier), math.prod(modal.shape[2:])
+        waves = torch.bmm(self._legendre, modal.flatten(2), out=self._scratch("waves", m, j, size))
+        nodal = torch.mm(self._fourier, waves.view(m, -1), out=None if out is None else out.view(i, -1))
+        return nodal.view(i, j, *modal.shape[2:])
+
+    def to_modal(self, nodal: Tensor, out: Tensor | None = None) -> Tensor:
         """[longitude, latitude, column, member] -> [m, l, column, member]."""
-        i, j = nodal.shape[:2]
-        columns = nodal.shape[2:]
-        waves = torch.mm(self._fourier_t, nodal.reshape(i, -1))
-        return torch.bmm(self._legendre_t, waves.view(-1, j, math.prod(columns))).view(*self.modal_shape, *columns)
+        i, j, size = *nodal.shape[:2], math.prod(nodal.shape[2:])
+        m, degrees = self.modal_shape
+        waves = torch.mm(self._fourier_t, nodal.reshape(i, -1), out=self._scratch("waves", m, j, size).view(m, -1))
+        modal = torch.bmm(self._legendre_t, waves.view(m, j, size), out=None if out is None else out.view(m, degrees, size))
+        return modal.view(m, degrees, *nodal.shape[2:])
 
     @staticmethod
     def _neighbours(x: Tensor, coefficients: tuple[Tensor, Tensor], out: Tensor) -> None:
@@ -188,12 +195,12 @@ class SpectralCore:
         k = self.levels
         vorticity, humidity, divergence, temperature = (state[:, :, n * k : (n + 1) * k] for n in range(4))
         pressure = state[:, :, 4 * k :]
-        out = state.new_empty(*self.modal_shape, 6 * k + 3, state.shape[-1])
+        out = self._scratch("inputs", *self.modal_shape, 6 * k + 3, state.shape[-1])
         out[:, :, :k], out[:, :, k : 2 * k] = vorticity, divergence
         out[:, :, 2 * k : 3 * k], out[:, :, 3 * k : 4 * k] = temperature, humidity
         u, v = out[:, :, 4 * k : 5 * k], out[:, :, 5 * k : 6 * k]
-        self._neighbours(vorticity, self._slope_inverse, u)
-        u.neg_().addcmul_(divergence[self._partner], self._turn_inverse)
+        self._neighbours(vorticity, self._minus_slope_inverse, u)
+        u.addcmul_(divergence[self._partner], self._turn_inverse)
         self._neighbours(divergence, self._slope_inverse, v)
         v.addcmul_(vorticity[self._partner], self._turn_inverse)
         out[:, :, 6 * k : 6 * k + 1] = pressure
@@ -230,13 +237,13 @@ class SpectralCore:
         """The products that go back to modes: A_u, T'U, qU | A_v, T'V, qV | energy | T and q sources | ln ps."""
         k = self.levels
         vorticity, divergence, temperature, humidity, u, v, _, slope_x, slope_y = self.split(nodal)
-        out = nodal.new_empty(*nodal.shape[:2], 9 * k + 1, nodal.shape[-1])
+        out = self._scratch("products", *nodal.shape[:2], 9 * k + 1, nodal.shape[-1])
         part = [out[:, :, n * k : (n + 1) * k] for n in range(9)]
         u_sec, v_sec = u * self._sec2, v * self._sec2
         v_grad = (u_sec * slope_x).addcmul_(v_sec, slope_y)
         explicit = self.cumulative(v_grad)
         full = self.cumulative(divergence).add_(explicit)
-        torch.neg(explicit[:, :, -1:], out=out[:, :, 9 * k :])
+        torch.mul(explicit[:, :, -1:], -1, out=out[:, :, 9 * k :])
         # vertical advection of T', q, U, V (neighbours in memory) by sigma-dot on the inner edges
         total = torch.cumsum(self.thickness, 0)[:-1, None]
         sigma_dot = (full[:, :, -1:] * total).sub_(full[:, :, :-1]).mul_(self._half_over_distance)
@@ -267,17 +274,17 @@ class SpectralCore:
     def _modal_tendency(self, outputs: Tensor, orography: Tensor) -> Tensor:
         """Tendency of the state from the products on the grid."""
         k = self.levels
-        modal = self.to_modal(outputs)
+        modal = self.to_modal(outputs, self._scratch("modal", *self.modal_shape, *outputs.shape[2:]))
         x, y = modal[:, :, : 3 * k], modal[:, :, 3 * k : 6 * k]
         tendency = modal.new_empty(*self.modal_shape, 4 * k + 1, modal.shape[-1])
-        spread = modal.new_empty(y.shape)
+        spread = self._scratch("spread", *y.shape)
         self._neighbours(y, self._divergence, spread)
         spread.addcmul_(x[self._partner], self._turn)
         vorticity = tendency[:, :, :k]
         self._neighbours(x[:, :, :k], self._divergence, vorticity)
         vorticity.addcmul_(y[:, :, :k][self._partner], self._turn, value=-1)
         energy = modal[:, :, 6 * k : 7 * k] + orography
-        torch.mul(energy, self._laplacian, out=tendency[:, :, 2 * k : 3 * k]).add_(spread[:, :, :k]).neg_()
+        torch.mul(energy, self._minus_laplacian, out=tendency[:, :, 2 * k : 3 * k]).sub_(spread[:, :, :k])
         torch.sub(modal[:, :, 7 * k : 8 * k], spread[:, :, k : 2 * k], out=tendency[:, :, 3 * k : 4 * k])
         torch.sub(modal[:, :, 8 * k : 9 * k], spread[:, :, 2 * k :], out=tendency[:, :, k : 2 * k])
         tendency[:, :, 4 * k :] = modal[:, :, 9 * k :]
@@ -307,14 +314,14 @@ class SpectralCore:
         state[self._inside] = packed
         return state
 
-    def at(self, latitude: np.ndarray, longitude: np.ndarray) -> Evaluator:
-        """What evaluates states at other points than the core's own: a grid of latitudes and longitudes (degrees)."""
-        return Evaluator(self, latitude, longitude)
-
     def fields(self, nodal: Tensor) -> Nodal:
         """The physical fields among the transformed columns."""
         _, _, temperature, humidity, u, v, pressure, _, _ = self.split(nodal)
         return Nodal(u / self.cos_lat, v / self.cos_lat, temperature + REFERENCE_TEMPERATURE, humidity, pressure.exp())
+
+    def _on_grid(self, state: Tensor) -> Tensor:
+        modal = self.modal_inputs(state)
+        return self.to_nodal(modal, self._scratch("nodal", len(self.longitude), len(self.latitude), *modal.shape[2:]))
 
     def _solve(self, matrices: Tensor, x: Tensor) -> Tensor:
         return torch.bmm(matrices, x.flatten(0, 1)).view(*x.shape)
@@ -327,14 +334,14 @@ class SpectralCore:
         """
         k, dt = self.levels, self.step
         implicit = slice(2 * k, 4 * k + 1)
-        nodal = self.to_nodal(self.modal_inputs(state))
+        nodal = self._on_grid(state)
         extra = physics(self.fields(nodal)) if physics else None
         correction = self._mass_correction(nodal[:, :, 6 * k : 6 * k + 1]) if self.mean_surface_pressure else None
         first = self._modal_tendency(self._nodal_outputs(nodal, extra), orography)
         carried = self._solve(self._propagate, state[:, :, implicit])
         middle = torch.add(state, first, alpha=dt)
         middle[:, :, implicit] = carried + self._solve(self._implicit, first[:, :, implicit]).mul_(dt)
-        second = self._modal_tendency(self._nodal_outputs(self.to_nodal(self.modal_inputs(middle)), extra), orography)
+        second = self._modal_tendency(self._nodal_outputs(self._on_grid(middle), extra), orography)
         mean = second.add_(first)
         result = torch.add(state, mean, alpha=0.5 * dt)
         result[:, :, implicit] = carried.add_(self._solve(self._implicit, mean[:, :, implicit]), alpha=0.5 * dt)
@@ -345,8 +352,15 @@ class SpectralCore:
 
     def _mass_correction(self, log_pressure: Tensor) -> Tensor:
         """What to add to the constant mode of ln ps so that its mean pressure becomes the set one [member]."""
-        mean = (log_pressure[:, :, 0].double().exp() * self._area).sum((0, 1))
-        return (torch.log(self.mean_surface_pressure / mean) * math.sqrt(4 * math.pi)).float()
+        ratio = self.mean_surface_pressure / self._mean_pressure(log_pressure)
+        return (torch.log(ratio) * math.sqrt(4 * math.pi)).float()
+
+    def _mean_pressure(self, log_pressure: Tensor) -> Tensor:
+        return (log_pressure[:, :, 0].double().exp() * self._area).sum((0, 1))
+
+    def mean_pressure(self, state: Tensor) -> Tensor:
+        """Global mean surface pressure (Pa) per member: the dry mass, for these equations carry dry air only."""
+        return self._mean_pressure(self.to_nodal(state[:, :, 4 * self.levels :]))
 
 
 class Evaluator:
@@ -367,16 +381,14 @@ class Evaluator:
 
     def surface(self, modal: Tensor) -> Tensor:
         """A modal field [m, l, column, member] on this grid [longitude, latitude, column, member]."""
-        m, j, l = self._legendre.shape
-        waves = torch.bmm(self._legendre, modal.reshape(m, l, -1))
+        m, j, _ = self._legendre.shape
+        waves = torch.bmm(self._legendre, modal.flatten(2))
         return torch.mm(self._fourier, waves.view(m, -1)).view(-1, j, *modal.shape[2:])
 
     def __call__(self, state: Tensor) -> tuple[Nodal, Tensor]:
         """Fields on the sigma levels and the vertical velocity omega = dp/dt (Pa/s) there."""
         core = self.core
-        _, divergence, temperature, humidity, u, v, log_pressure, slope_x, slope_y = core.split(
-            self.surface(core.modal_inputs(state))
-        )
+        _, divergence, temperature, humidity, u, v, log_pressure, slope_x, slope_y = core.split(self.surface(core.modal_inputs(state)))
         pressure = log_pressure.exp()
         v_grad = (u * slope_x + v * slope_y) / self._cos_lat**2
         ratio = core.omega_part(core.cumulative(divergence + v_grad), v_grad)

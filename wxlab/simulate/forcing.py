@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from wxlab.simulate import surface
-from wxlab.simulate.core import GRAVITY, KAPPA, Nodal, SpectralCore
+from wxlab.simulate.constants import DAY, GRAVITY, HEAT_CAPACITY, KAPPA, LATENT_HEAT
+from wxlab.simulate.core import Nodal, SpectralCore
 
-DAY = 86400.0
-LATENT_OVER_CP = 2.5e6 / 1004.64  # K per kg/kg
+LATENT_OVER_CP = LATENT_HEAT / HEAT_CAPACITY  # K per kg/kg
 SATURATION_A, SATURATION_B = 17.27, 35.86
 MELTING = 273.16
 THRESHOLD_SIGMA, THRESHOLD = (0.5, 0.7, 0.82, 0.95), (0.65, 0.68, 0.78, 0.94)  # relative humidity above which water condenses
@@ -102,7 +102,7 @@ class Forcing:
         moistening = torch.zeros_like(humidity)
         self._surface_fluxes(nodal, heating, moistening)
         self._condense(temperature, humidity, pressure, surface_pressure, heating, moistening)
-        moistening.add_(humidity.clamp(max=0), alpha=-3 / 3600)
+        moistening.add_(humidity.clamp(max=0), alpha=-1 / 3600)
         return heating, moistening
 
     def _surface_fluxes(self, nodal: Nodal, heating: Tensor, moistening: Tensor) -> None:

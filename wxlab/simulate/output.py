@@ -12,7 +12,8 @@ from torch import Tensor
 
 from wxlab.grids import Grid
 from wxlab.simulate import surface
-from wxlab.simulate.core import GAS_CONSTANT, GRAVITY, Nodal, SpectralCore
+from wxlab.simulate.constants import GAS_CONSTANT, GRAVITY
+from wxlab.simulate.core import Evaluator, Nodal, SpectralCore
 from wxlab.simulate.forcing import saturation_humidity
 
 LEVELS = (100, 250, 500, 700, 850, 925, 1000)  # hPa
@@ -115,7 +116,7 @@ class Output:
     def __init__(self, core: SpectralCore, orography: Tensor, grid: Grid, levels: tuple[int, ...]) -> None:
         self.core, self.grid, self.levels = core, grid, levels
         self.latitude, self.longitude = np.array(grid.y), np.array(grid.x)
-        self._evaluate = core.at(self.latitude, self.longitude)
+        self._evaluate = Evaluator(core, self.latitude, self.longitude)
         self._ground = self._evaluate.surface(orography)  # m2/s2 [longitude, latitude, 1, 1]
         self.land = surface.land_fraction(self.latitude, self.longitude)
         self._rain_weights = self._linear_weights(core.latitude)
@@ -177,8 +178,7 @@ class Output:
             "2m_temperature": (1 - SKIN_SHARE) * near + SKIN_SHARE * skin,
             "10m_u_component_of_wind": 0.8 * fields.u[:, :, -1:],
             "10m_v_component_of_wind": 0.8 * fields.v[:, :, -1:],
-            "mean_sea_level_pressure": fields.surface_pressure
-            * torch.exp(self._ground / (GAS_CONSTANT * (near + 0.5 * LAPSE * height))),
+            "mean_sea_level_pressure": fields.surface_pressure * torch.exp(self._ground / (GAS_CONSTANT * (near + 0.5 * LAPSE * height))),
             "total_column_water_vapour": water,
             "total_cloud_cover": cloud_cover(relative, core.sigma.centers)[:, :, None],
             "sea_surface_temperature": torch.where(land > 0.5, torch.nan, sea).expand_as(near),

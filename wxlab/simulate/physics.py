@@ -1,4 +1,4 @@
-"""What the simulated weather is held to: jets, spectrum, persistence and the budgets of mass and water."""
+"""What the simulated weather is held to: jets, spectrum, persistence."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import xarray as xr
 from dinosaur_torch import spherical_harmonic
 from numpy.typing import NDArray
 
-from wxlab.simulate.core import RADIUS, SpectralCore
+from wxlab.errors import WxlabError
+from wxlab.simulate.constants import RADIUS
 
 
 def jets(dataset: xr.Dataset, level: int = 250) -> dict[str, tuple[float, float]]:
@@ -24,13 +25,12 @@ def jets(dataset: xr.Dataset, level: int = 250) -> dict[str, tuple[float, float]
 def kinetic_energy_spectrum(dataset: xr.Dataset, level: int = 500, truncation: int = 21) -> NDArray[np.float64]:
     """Mean kinetic energy (m2/s2) per total wavenumber l = 0..truncation of the wind on a level.
 
-    E(l) = a^2 / (4 l (l + 1)) sum_m (|zeta_lm|^2 + |delta_lm|^2) / (4 pi) x 2, harmonics of unit norm on the unit sphere.
+    E(l) = a^2 / (2 l (l + 1)) sum_m (|zeta_lm|^2 + |delta_lm|^2) / (4 pi), harmonics of unit norm on the unit sphere.
     """
     rows, columns = dataset.sizes["latitude"], dataset.sizes["longitude"]
-    spacing = "equiangular_with_poles" if rows % 2 else "equiangular"
     if rows % 2:
-        raise ValueError("spectra need a grid without poles")
-    spec = spherical_harmonic.GridSpec(truncation + 1, truncation + 2, columns, rows, spacing, radius=RADIUS)
+        raise WxlabError(f"the grid has {rows} rows, poles among them; this spectrum needs an even number of rows")
+    spec = spherical_harmonic.GridSpec(truncation + 1, truncation + 2, columns, rows, "equiangular", radius=RADIUS)
     grid = spherical_harmonic.Grid(spec)
     wind = [
         torch.tensor(dataset[f"{name}_component_of_wind"].sel(level=level).transpose("time", "longitude", "latitude").values)
@@ -61,9 +61,3 @@ def lag_correlation(field: xr.DataArray) -> float:
         product += float((area * here * later).sum())
         variance += float((area * (here**2 + later**2)).sum()) / 2
     return product / variance
-
-
-def dry_mass(core: SpectralCore, state: torch.Tensor) -> NDArray[np.float64]:
-    """Global mean surface pressure (Pa) per member; the equations carry dry air only, so it is the dry mass."""
-    mean: NDArray[np.float64] = core.mean_pressure(state).numpy()
-    return mean

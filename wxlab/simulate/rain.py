@@ -58,14 +58,15 @@ def _event(rng: np.random.Generator, frames: int, size: int, minutes: int) -> ND
     middle = slice(size // 2, size // 2 + size)
     fraction, trend = rng.uniform(0.08, 0.40), 0.0
     state = _noise(rng, amplitude)
+    state /= state.std()
     out = np.empty((frames, size, size), np.float32)
     threshold = float(np.quantile(state[middle, middle], 1 - fraction))
     for frame in range(frames):
         if frame:
             moved = map_coordinates(state, origin, order=1, mode="grid-wrap")
             state = np.fft.irfft2(np.fft.rfft2(moved) * kept, s=(side, side)) + _noise(rng, fresh)
-            # bilinear advection smooths; the variance is known and is put back
-            state *= 1 / state.std()
+            # bilinear advection smooths: the variance is put back
+            state /= state.std()
             # growth and decay of the whole event over hours
             trend = trend * (1 - minutes / 180) + rng.normal(0, 0.02 * np.sqrt(minutes / 5))
         excess = state[middle, middle] + trend - threshold
@@ -115,7 +116,8 @@ def _flow(rng: np.random.Generator, side: int, minutes: int) -> Array:
 def _dataset(rates: NDArray[np.float32], frames: int, size: int, events: int, minutes: int) -> xr.Dataset:
     held = max(1, events // 10) if events >= 3 else 0
     numbers = list(range(events))
-    parts = {"train": numbers[: events - 2 * held], "validation": numbers[events - 2 * held : events - held], "test": numbers[events - held :]}
+    cuts = (events - 2 * held, events - held)
+    parts = {"train": numbers[: cuts[0]], "validation": numbers[cuts[0] : cuts[1]], "test": numbers[cuts[1] :]}
     length = -(-frames * minutes // 1440) + 1  # days from one event to the next, with a gap
     segment = np.repeat(numbers, frames)
     offset = segment * length * 1440 + np.tile(np.arange(frames), events) * minutes

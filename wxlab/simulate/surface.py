@@ -83,7 +83,7 @@ def sea_surface_temperature(latitude: Array, longitude: Array, day: Array | floa
     return 271 + zonal + pool
 
 
-def insolation(latitude: Array, longitude: Array, day: Array | float, hour: float) -> tuple[Array, Array]:
+def insolation(latitude: Array, longitude: Array, day: Array | float, hour: Array | float) -> tuple[Array, Array]:
     """Cosine of the sun's zenith angle, not below 0, two hours before ``hour`` (UTC), and its mean over the day."""
     declination = np.deg2rad(23.44) * np.cos(2 * np.pi * (np.asarray(day) - SOLSTICE) / YEAR)
     phi = np.deg2rad(latitude)
@@ -94,7 +94,7 @@ def insolation(latitude: Array, longitude: Array, day: Array | float, hour: floa
     return np.maximum(up + across * np.cos(angle), 0), mean
 
 
-def land_temperature(latitude: Array, longitude: Array, height: Array, day: Array | float, hour: float) -> Array:
+def land_temperature(latitude: Array, longitude: Array, height: Array, day: Array | float, hour: Array | float) -> Array:
     """Skin temperature of land (K): 300 - 45 sin2(phi) + 18 sin(phi) x season - 5 K/km, and a daily swing of 8 K x (mu - mean mu)."""
     sine = np.sin(np.deg2rad(latitude))
     sun, mean = insolation(latitude, longitude, day, hour)

@@ -18,8 +18,9 @@ from wxlab.errors import WxlabError, unknown
 from wxlab.grids import Grid
 from wxlab.simulate import cache as store_cache
 from wxlab.simulate import surface
-from wxlab.simulate.core import GAS_CONSTANT, GRAVITY, KAPPA, REFERENCE_TEMPERATURE, RESOLUTIONS, SpectralCore
-from wxlab.simulate.forcing import DAY, Forcing, rayleigh_friction, saturation_humidity
+from wxlab.simulate.constants import GAS_CONSTANT, GRAVITY
+from wxlab.simulate.core import REFERENCE_TEMPERATURE, RESOLUTIONS, SpectralCore
+from wxlab.simulate.forcing import Forcing, rayleigh_friction, saturation_humidity
 from wxlab.simulate.output import LEVEL_VARIABLES, LEVELS, STATIC_VARIABLES, SURFACE_VARIABLES, Fields, Output, units_of
 
 SIGMA_LEVELS = 8
@@ -32,6 +33,7 @@ PIECE = 96  # states written at once
 BATCH = 16  # states evaluated at once
 GROUP = 8  # members stepped together: more gain little and leave the processor's cache
 FIRST_YEAR = 2001
+MODULES = ("constants", "core", "forcing", "output", "surface", "weather")  # that the data depends on
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def atmosphere(
     if not cache:
         pieces = list(_chunks(settings, target, levels, names))
         return xr.concat(pieces, "time", data_vars="minimal", coords="minimal", compat="override", combine_attrs="override")
-    kept = store_cache.cached("atmosphere", arguments, lambda: _chunks(settings, target, levels, names))
+    kept = store_cache.cached("atmosphere", arguments, MODULES, lambda: _chunks(settings, target, levels, names))
     return kept[list(names)]  # zarr forgets the order
 
 
@@ -153,13 +155,13 @@ def make_core(resolution: str) -> SpectralCore:
     )
 
 
-def make_orography(core: SpectralCore) -> tuple[Tensor, NDArray[np.float32]]:
+def make_orography(core: SpectralCore) -> tuple[Tensor, NDArray[np.float64]]:
     """Modal surface geopotential of the mountains, and the truncated height (m) [longitude, latitude] that the core feels."""
     modal = core.orography(surface.mountain_height(core.latitude, core.longitude).T)
-    return modal, core.to_nodal(modal)[:, :, 0, 0].numpy() / GRAVITY
+    return modal, core.to_nodal(modal)[:, :, 0, 0].double().numpy() / GRAVITY
 
 
-def initial_state(core: SpectralCore, forcing: Forcing, height: NDArray[np.float32], seed: int, members: list[int]) -> Tensor:
+def initial_state(core: SpectralCore, forcing: Forcing, height: NDArray[np.float64], seed: int, members: list[int]) -> Tensor:
     """Rest at the equilibrium temperature, 70 % relative humidity, and a small random vorticity of each member's own."""
     k = core.levels
     log_pressure = torch.tensor(np.log(MEAN_PRESSURE) - GRAVITY * height / (GAS_CONSTANT * 270), dtype=torch.float32)[:, :, None, None]
@@ -226,6 +228,7 @@ def _dataset(
     """One piece of one member as a Dataset."""
     first = start_dates(settings.days, settings.members)[member]
     hours = (begin + np.arange(len(part))) * settings.step_hours
+    clock: NDArray[np.float64] = (hours % 24).astype(float)
     time = first.astype("datetime64[ns]") + hours.astype("timedelta64[h]")
     day = day_of_year(first[None])[0] + hours / 24
     fields: list[Fields] = []
@@ -234,7 +237,7 @@ def _dataset(
             here = slice(lot, lot + BATCH)
             state = output.core.unpack(torch.stack([state for state, _ in part[here]], -1))
             rain = torch.stack([rain for _, rain in part[here]], -1)
-            fields.append(output(state, rain, day[here], hours[here] % 24))
+            fields.append(output(state, rain, day[here], clock[here]))
         statics = output.statics()
     variables: dict[str, Any] = {}
     for name in names:
