@@ -53,9 +53,11 @@ class Decoders(nn.ModuleList):
 
     def forward(self, z: Tensor) -> Tensor:
         """z [B, V, T S, h, w] -> [B, T, C, H, W]."""
-        latents = z.unflatten(2, (-1, self.width)).unbind(1)  # V times [B, T, S, h, w]
-        frames = [decoder(latent.flatten(0, 1)) for decoder, latent in zip(self, latents, strict=True)]
-        return torch.cat(frames, dim=1).unflatten(0, latents[0].shape[:2])
+        batch, height, width = z.shape[0], *z.shape[3:]
+        latents = z.permute(1, 0, 3, 4, 2).unflatten(4, (-1, self.width)).permute(0, 1, 4, 2, 3, 5)  # [V, B, T, h, w, S]
+        latents = latents.reshape(len(self), -1, height, width, self.width).permute(0, 1, 4, 2, 3)  # [V, B T, S, h, w]
+        frames = [decoder(latent) for decoder, latent in zip(self, latents.unbind(), strict=True)]  # V times [B T, g, H, W]
+        return torch.cat(frames, dim=1).unflatten(0, (batch, -1))
 
 
 class VariableAttention(nn.Module):

@@ -6,6 +6,7 @@ import copy
 from typing import Literal, cast, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wxlab.errors import WxlabError, unknown
@@ -82,7 +83,7 @@ class TwoStage(Recipe):
                 source = latents.detach() if self.ema_encdec == "copy" else self.encoders(x)
                 aim = self.encoders(y)
             future = network.translator(source)
-            latent_loss = masked_mse(future, aim)
+            latent_loss = F.mse_loss(future, aim)
         logs = {"data": data_loss.detach(), "latent": latent_loss.detach()}
         if self.log_prediction:
             with torch.no_grad():
