@@ -57,7 +57,7 @@ def _read(path: Path) -> Any:
             warnings.simplefilter("ignore")  # unusual pickle protocols: what cannot be read is an error below
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        culprit = re.search(r"(?:GLOBAL|global|class|function) `?([\w.]+\.[\w.]+)", str(error))
+        culprit = re.search(r"(?:GLOBAL|unsupported class|unrecognized function) ([\w.]+)", str(error))
         if culprit is None:
             raise WxlabError(f"{path} cannot be read as a checkpoint; it may be cut short or of another kind") from None
         raise WxlabError(
