@@ -211,6 +211,7 @@ def test_grid_with_poles(core: SpectralCore, state: torch.Tensor) -> None:
     for rows, found in fields.items():
         assert found["temperature"].shape[:3] == (2, 2, rows)
         assert float(np.ptp(found["temperature"][:, :, [0, -1]], axis=-1).max()) < 0.2
+        assert float(np.ptp(found["2m_temperature"][:, [0, -1]], axis=-1).max()) < 0.5
         assert all(np.isfinite(value).all() for name, value in found.items() if name != "sea_surface_temperature")
         assert found["total_precipitation"].max() <= float(rain.max()) / 1000
     # the equator is row 16 of 33 and 60 of 121; every 22.5 degrees both have a point

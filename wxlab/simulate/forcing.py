@@ -109,14 +109,14 @@ class Forcing:
         """Evaporation into the two lowest levels and sensible heat into the lowest, faster in wind."""
         lowest = slice(-1, None)
         u, v = nodal.u[:, :, -1], nodal.v[:, :, -1]
-        exchange = (0.3 + torch.sqrt(u * u + v * v) / 8) / (1.2 * DAY)
+        exchange = (0.3 + torch.sqrt(u * u + v * v) / 8) / (1.5 * DAY)
         saturated = saturation_humidity(self.skin, nodal.surface_pressure[:, :, 0])
         moist = exchange * self._wet
         moistening[:, :, -1] += moist * (saturated - nodal.humidity[:, :, -1]).clamp_(min=0)
         self._mix(nodal.humidity, moistening)
         excess = self.skin * self._exner - nodal.temperature[:, :, lowest][:, :, 0]
         # air colder than the ground is stirred, warmer air is hardly cooled
-        heating[:, :, -1] += 0.6 * exchange * torch.where(excess > 0, excess, 0.25 * excess)
+        heating[:, :, -1] += 0.75 * exchange * torch.where(excess > 0, excess, 0.25 * excess)
 
     def _mix(self, humidity: Tensor, moistening: Tensor) -> None:
         """Shallow convection: humidity is exchanged between neighbouring low levels of equal mass."""

@@ -44,14 +44,16 @@ SOLSTICE = 172.0  # day of the year
 def land_fraction(latitude: Array, longitude: Array) -> Array:
     """Share of land in 0..1 [latitude, longitude], continuous: a smooth step through the bilinear map of 10-degree cells."""
     cells = np.array([[float(cell == "#") for cell in row] for row in _LAND])[::-1]
+    # a pole has one value, the mean of the cells around it
     cells = np.vstack([np.full(36, cells[0].mean()), cells, np.full(36, cells[-1].mean())])
-    y = np.clip((np.asarray(latitude) + 95) / 10, 0, 18.999)
+    rows = np.concatenate([[-90.0], np.arange(-85.0, 90, 10), [90.0]])
+    place = np.interp(latitude, rows, np.arange(len(rows)))
+    row = np.minimum(place.astype(int), len(rows) - 2)
     x = (np.asarray(longitude) % 360) / 10 - 0.5
-    row, column = np.floor(y).astype(int), np.floor(x).astype(int)
-    fy, fx = (y - row)[:, None], (x - column)[None]
-    west, east = column % 36, (column + 1) % 36
-    low, high = cells[row], cells[row + 1]
-    value = (1 - fy) * ((1 - fx) * low[:, west] + fx * low[:, east]) + fy * ((1 - fx) * high[:, west] + fx * high[:, east])
+    column = np.floor(x).astype(int)
+    north, east = (place - row)[:, None], (x - column)[None]
+    low, high = ((1 - east) * cells[n][:, column % 36] + east * cells[n][:, (column + 1) % 36] for n in (row, row + 1))
+    value = (1 - north) * low + north * high
     steep = np.clip((value - 0.25) / 0.5, 0, 1)
     return steep**2 * (3 - 2 * steep)
 
