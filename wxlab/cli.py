@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -111,7 +111,7 @@ def data_prepare(
         levels=[int(level) for level in _names(levels)] or None,
         grid=grid,
         time=(start, end) if start or end else None,
-        nan=nan,
+        nan=cast(Any, nan),
         scheduler=scheduler,
     )
     print(f"wrote {path}")

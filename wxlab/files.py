@@ -24,9 +24,9 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = _beside(target)
     try:
         yield temporary
-        with open(temporary, "rb") as handle:
+        with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
-        os.replace(temporary, target)
+        temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -48,8 +48,8 @@ def replace_dir(new: Path, target: Path) -> None:
     """Let the complete folder ``new`` take the place of ``target``; what was there before is moved aside first, then removed."""
     old = _beside(target)
     if target.exists():
-        os.replace(target, old)
-    os.replace(new, target)
+        target.replace(old)
+    new.replace(target)
     shutil.rmtree(old, ignore_errors=True)
 
 

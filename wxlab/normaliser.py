@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wxlab.climatology import Climatology
 from wxlab.errors import WxlabError, unknown
+from wxlab.forcings import seconds
 
-KINDS = ("zscore", "minmax", "dbz", "log", "none")
+KINDS = ("zscore", "anomaly", "minmax", "dbz", "log", "none")
 POLICIES = ("error", "fill", "mask")
 Policy = Literal["error", "fill", "mask"]
 _Array = TypeVar("_Array", Tensor, np.ndarray)
@@ -24,7 +26,10 @@ _Array = TypeVar("_Array", Tensor, np.ndarray)
 class Transform:
     """One channel's way to normalised values, y = (f(x) − offset) / scale.
 
-    zscore: f = x, offset the training mean, scale the training standard deviation.   minmax: offset the minimum, scale the range.
+    zscore: f = x, offset the training mean, scale the training standard deviation.
+    anomaly: f = x − c(t), c the climatology of the Normaliser at the time and point; offset 0, scale the training standard deviation
+    of f.
+    minmax: offset the minimum, scale the range.
     log: f = ln(1 + x/epsilon), then zscore of that.   none: y = x.
     dbz: f = 10 log10(a x^b) of a rain rate x in mm/h (Marshall and Palmer 1948: a = 200, b = 1.6), offset and scale the range of
     dBZ that becomes 0..1; y is cut to 0..1, and 0 goes back to no rain.
@@ -45,7 +50,7 @@ class Transform:
 
     @property
     def linear(self) -> bool:
-        return self.kind in ("zscore", "minmax", "none")
+        return self.kind in ("zscore", "anomaly", "minmax", "none")
 
     def before(self, x: Tensor) -> Tensor:
         """f of the formula."""
@@ -69,12 +74,14 @@ class Normaliser:
     """Transforms by channel, forcing and static name, and what happens to missing values.
 
     nan: name -> ``error`` (refused), ``fill`` (the value of ``fills``, physical units, takes their place) or ``mask`` (0 after
-    normalisation, and ``mask`` says where). Names that are not there have the policy ``error``.
+    normalisation, and ``mask`` says where). Names that are not there have the policy ``error``.  climatology: what the channels of
+    kind ``anomaly`` are measured from; ``times`` are needed for them and ignored otherwise.
     """
 
     transforms: Mapping[str, Transform]
     nan: Mapping[str, Policy] = field(default_factory=dict)
     fills: Mapping[str, float] = field(default_factory=dict)
+    climatology: Climatology | None = None
 
     def __post_init__(self) -> None:
         for policy in self.nan.values():
@@ -87,14 +94,31 @@ class Normaliser:
     def _affine(self, names: Sequence[str], like: Tensor) -> tuple[Tensor, Tensor]:
         return _affine(self, tuple(names), like.dtype, like.device)
 
+    def _move(self, x: Tensor, names: Sequence[str], times: object, sign: int) -> None:
+        """Take the climatology at ``times`` [...] from the anomaly channels of x [..., C, H, W], or give it back."""
+        moved = [i for i, name in enumerate(names) if self.transforms[name].kind == "anomaly"]
+        if not moved:
+            return
+        if self.climatology is None or times is None:
+            absent = "times" if self.climatology is not None else "a climatology"
+            raise WxlabError(f"{names[moved[0]]} is normalised as an anomaly, which needs {absent}; pass it, or prepare with another kind")
+        stamps = seconds(times.cpu().numpy() if isinstance(times, Tensor) else times)
+        unique, inverse = np.unique(stamps, return_inverse=True)
+        rows = [self.climatology.channels.index(names[i]) for i in moved]
+        fields = torch.from_numpy(self.climatology.at(unique)[:, rows])[torch.from_numpy(inverse.ravel())]  # [n, moved, H, W]
+        fields = fields.view(*stamps.shape, *fields.shape[1:]).to(x)
+        for k, i in enumerate(moved):
+            x.select(-3, i).sub_(fields.select(-3, k), alpha=sign)
+
     def _check(self, x: Tensor | np.ndarray, names: Sequence[str]) -> None:
         if x.ndim < 3 or x.shape[-3] != len(names):
             raise WxlabError(f"an array of shape {tuple(x.shape)} does not have {len(names)} channels on its third last axis")
 
-    def normalise_(self, x: Tensor, names: Sequence[str]) -> Tensor:
+    def normalise_(self, x: Tensor, names: Sequence[str], times: object = None) -> Tensor:
         """Normalise a tensor [..., C, H, W] in place, without looking for missing values that the policies refuse."""
         self._check(x, names)
         offset, scale = self._affine(names, x)
+        self._move(x, names, times, 1)
         curved = [(x.select(-3, i), self.transforms[name]) for i, name in enumerate(names) if not self.transforms[name].linear]
         for channel, transform in curved:
             channel.copy_(transform.before(channel))
@@ -105,7 +129,7 @@ class Normaliser:
         for i, name in enumerate(names):
             policy = self.nan.get(name, "error")
             if policy != "error":
-                value = self._fill(name) if policy == "fill" else 0.0
+                value = self._fill(name) if policy == "fill" and self.transforms[name].kind != "anomaly" else 0.0
                 x.select(-3, i).nan_to_num_(nan=value)
         return x
 
@@ -114,10 +138,11 @@ class Normaliser:
         value = transform.before(torch.tensor(self.fills[name], dtype=torch.float64))
         return float((value - transform.offset) / transform.scale)
 
-    def normalise(self, x: _Array, names: Sequence[str]) -> _Array:
+    def normalise(self, x: _Array, names: Sequence[str], times: object = None) -> _Array:
         """Physical units to normalised values, as a new array.
 
-        x: tensor or numpy array [..., C, H, W], float32 or float64.  names: of its C channels.
+        x: tensor or numpy array [..., C, H, W], float32 or float64.  names: of its C channels.  times: datetime64 or int64 seconds,
+        of a shape that broadcasts against the leading axes; only ``anomaly`` channels need them, whose missing values become 0.
         Raises WxlabError for a missing value in a channel whose policy is ``error``, and for unknown names.
         """
         self._check(x, names)
@@ -129,15 +154,16 @@ class Normaliser:
                     f"{names[i]} has missing values, which its policy 'error' refuses; "
                     "fill them, or prepare the store with nan='mask' or nan='fill'"
                 )
-        self.normalise_(values, names)
+        self.normalise_(values, names, times)
         return values.numpy() if isinstance(x, np.ndarray) else values
 
-    def denormalise(self, x: _Array, names: Sequence[str]) -> _Array:
+    def denormalise(self, x: _Array, names: Sequence[str], times: object = None) -> _Array:
         """Normalised values [..., C, H, W] to physical units, as a new array."""
         self._check(x, names)
         values = torch.tensor(np.asarray(x)) if isinstance(x, np.ndarray) else x.clone()
         offset, scale = self._affine(names, values)
         values.mul_(scale).add_(offset)
+        self._move(values, names, times, -1)
         for i, name in enumerate(names):
             if not self.transforms[name].linear:
                 channel = values.select(-3, i)
@@ -163,9 +189,15 @@ class Normaliser:
         return {"transforms": transforms, "nan": dict(self.nan), "fills": dict(self.fills)}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Normaliser:
+    def from_dict(cls, values: Mapping[str, Any], climatology: Climatology | None = None) -> Normaliser:
+        """The inverse of ``to_dict``, which leaves the climatology out: stores and checkpoints keep it as an array."""
         transforms = {name: Transform(**transform) for name, transform in values["transforms"].items()}
-        return cls(transforms, dict(values.get("nan", {})), dict(values.get("fills", {})))
+        return cls(transforms, dict(values.get("nan", {})), dict(values.get("fills", {})), climatology)
+
+    @property
+    def anomalies(self) -> bool:
+        """Whether any channel is an anomaly, so that the climatology is needed."""
+        return any(transform.kind == "anomaly" for transform in self.transforms.values())
 
 
 @lru_cache(maxsize=64)

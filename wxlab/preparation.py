@@ -199,6 +199,7 @@ def _statistics(plan: Plan, pieces: list[slice], index: int) -> None:
         gaps=bool(missing[plan.training, channels].any()),
         terms=plan.terms,
         curves=[plan.requests[name].curve() for name in blocks.channels[channels]],
+        anomalies=any(plan.requests[name].kind == "anomaly" for name in blocks.channels[channels]),
     )
     check_observed(result["observed"], blocks.channels[channels])
     with atomic_file(entry) as temporary, temporary.open("wb") as handle:
@@ -254,6 +255,8 @@ def _normaliser(plan: Plan, statistics: Mapping[str, np.ndarray]) -> Normaliser:
     for i, name in enumerate(blocks.channels):
         curved = plan.requests[name].curve() is not None
         mean, std = (float(statistics[f"curved_{key}" if curved else key][i]) for key in ("mean", "std"))
+        if plan.requests[name].kind == "anomaly":
+            std = float(statistics["anomaly_std"][i])
         transforms[name] = plan.requests[name].transform(mean, std, float(statistics["low"][i]), float(statistics["high"][i]))
     for i, name in enumerate(blocks.forcing):
         values = np.zeros(1)

@@ -169,11 +169,12 @@ def _blocks(model: Model, states: xr.Dataset, starts: np.ndarray, steps: int, me
     offsets = past_offsets(model, steps)
     for first in range(0, len(starts), size):
         here = starts[first : first + size]
-        wanted = (here[:, None] + offsets.astype("timedelta64[s]")).ravel()
-        values = torch.from_numpy(np.array(fields.sel(time=wanted).values, np.float32)).unflatten(0, (len(here), len(offsets)))
-        past = dict(zip(offsets.tolist(), normaliser.normalise(values, model.spec.channels).unbind(1), strict=True))
+        wanted = here[:, None] + offsets.astype("timedelta64[s]")
+        values = torch.from_numpy(np.array(fields.sel(time=wanted.ravel()).values, np.float32)).unflatten(0, wanted.shape)
+        past = dict(zip(offsets.tolist(), normaliser.normalise(values, model.spec.channels, wanted).unbind(1), strict=True))
         frames = torch.stack(list(roll(model, past, seconds(here), steps, members, seed, static)), dim=2)
-        yield _as_dataset(model, normaliser.denormalise(frames.cpu(), model.spec.channels).numpy(), here, members)
+        valid = seconds(here)[:, None, None] + np.arange(1, steps + 1) * model.spec.step
+        yield _as_dataset(model, normaliser.denormalise(frames.cpu(), model.spec.channels, valid).numpy(), here, members)
 
 
 def past_offsets(model: Model, steps: int) -> np.ndarray:

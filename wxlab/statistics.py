@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from wxlab.climatology import HarmonicFit, Terms
+from wxlab.climatology import Climatology, HarmonicFit, Terms
 from wxlab.errors import WxlabError, unknown
 from wxlab.frames import Frames
+from wxlab.grids import Grid
 from wxlab.normaliser import KINDS, Transform
 
 _PIECE = 48 << 20  # bytes of float64 held at once
@@ -78,7 +79,7 @@ class Request:
         return Transform("log", **dict(self.settings or {})) if self.kind == "log" else None
 
     def transform(self, mean: float, std: float, low: float, high: float) -> Transform:
-        """The finished transform; the statistics are those of the values that ``curve`` gives."""
+        """The finished transform; the statistics are those of the values that ``curve`` gives, or of the anomalies."""
         given = dict(self.settings or {})
         if self.kind == "minmax":
             low, high = given.get("low", low), given.get("high", high)
@@ -88,6 +89,8 @@ class Request:
             return Transform("dbz", low, high - low, **given)
         if self.kind == "none":
             return Transform("none")
+        if self.kind == "anomaly":
+            return Transform("anomaly", 0.0, std if std > 0 else 1.0)
         return Transform(self.kind, mean, std if std > 0 else 1.0, **given)
 
 
@@ -108,12 +111,14 @@ def training_statistics(
     gaps: bool,
     terms: Terms,
     curves: list[Transform | None],
+    anomalies: bool = False,
 ) -> dict[str, np.ndarray]:
     """Statistics of some channels over the times where ``training`` [T] is True.
 
     times: seconds [T].  segment [T]: tendencies are taken within a segment.  gaps: some training values are missing.
     terms: of the climatology.  curves: per channel of the slice, a transform whose own statistics are wanted.
-    Returns mean, std, low, high, tendency_mean, tendency_std, curved_mean, curved_std, observed [C] and
+    anomalies: also the spread about the climatology, in a second pass.
+    Returns mean, std, low, high, tendency_mean, tendency_std, curved_mean, curved_std, anomaly_std, observed [C] and
     climatology [hours, terms, C, H, W].
     """
     first, last = channels.start, channels.stop
@@ -138,7 +143,25 @@ def training_statistics(
     result = {"mean": state.mean, "std": state.std, "low": state.low, "high": state.high, "observed": state.count}
     result |= {"tendency_mean": tendency.mean, "tendency_std": tendency.std, "curved_mean": curved.mean, "curved_std": curved.std}
     result["climatology"] = fit.solve().reshape(*fit.right.shape[:2], last - first, *frames.shape[2:])
+    result["anomaly_std"] = np.full(last - first, np.nan)
+    if anomalies:
+        result["anomaly_std"] = _spread(frames, channels, result["climatology"], times, training, terms, rows)
     return result
+
+
+def _spread(
+    frames: Frames, channels: slice, coefficients: np.ndarray, times: np.ndarray, training: np.ndarray, terms: Terms, rows: int
+) -> np.ndarray:
+    """Root mean square [C] of the training states about their climatology."""
+    climatology = Climatology(coefficients, terms.hours, (), Grid((), ()))
+    square, count = np.zeros(coefficients.shape[2]), np.zeros(coefficients.shape[2])
+    for start in range(0, len(times), rows):
+        use = training[start : start + rows]
+        if use.any():
+            away = frames.read(start, start + len(use), channels)[use].astype(np.float64) - climatology.at(times[start : start + rows][use])
+            square += np.nansum(away**2, axis=(0, 2, 3))
+            count += np.isfinite(away).sum((0, 2, 3))
+    return np.sqrt(square / np.maximum(count, 1))
 
 
 def _curve(values: np.ndarray, curves: list[Transform | None]) -> np.ndarray:

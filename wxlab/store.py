@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,8 @@ class Store:
             name: [(start, stop) for start, stop in ranges] for name, ranges in self.attrs["splits"].items()
         }
         self.normaliser = Normaliser.from_dict(self.attrs["normaliser"])
+        if self.normaliser.anomalies:
+            self.normaliser = replace(self.normaliser, climatology=self.climatology())
         self.times, self.segment = self._array("time").astype(np.int64), self._array("segment")
         self.mean, self.std, self.tendency_std = (self._array(name) for name in ("mean", "std", "tendency_std"))
         self.frames = self._frames("state", len(self.channels))

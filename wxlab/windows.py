@@ -165,12 +165,13 @@ class Windows:
         mask = None
         if self._masked:
             mask = torch.cat([_observed(values, self._masked) for values in raw], dim=1)
-        history, target = (self.store.normaliser.normalise_(values, names) for values in raw)
+        time = torch.from_numpy(self.store.times[bases[:, None] + self.offsets])
+        stamps = time.split((self.history, self.horizon), dim=1)
+        history, target = (self.store.normaliser.normalise_(x, names, when) for x, when in zip(raw, stamps, strict=True))
         forcing = None
         if self.store.forcing_frames is not None:
             forcing = self._gather(self.store.forcing_frames, bases, self.offsets)
             self.store.normaliser.normalise_(forcing, self.store.forcing)
-        time = torch.from_numpy(self.store.times[bases[:, None] + self.offsets])
         batch = Batch(history, target if self.horizon else None, time, forcing, self._static, mask)
         return batch.pin_memory() if self.pin else batch
 

@@ -91,7 +91,9 @@ def create_model(name: str, preset: str = "tiny", **overrides: Any) -> Model:
     return model
 
 
-def load_official(name: str, path_or_state_dict: str | os.PathLike[str] | Mapping[str, Any], *, config: Mapping[str, Any] | None = None) -> Model:
+def load_official(
+    name: str, path_or_state_dict: str | os.PathLike[str] | Mapping[str, Any], *, config: Mapping[str, Any] | None = None
+) -> Model:
     """A model with the authors' released weights, by their key names.
 
     path_or_state_dict: a checkpoint file (read safely, never unpickling code) or a state dict.  config: the authors' own field

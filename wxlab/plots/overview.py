@@ -167,7 +167,8 @@ def plot_normalised(dataset: xr.Dataset, normaliser: Normaliser, channels: Seque
             raise unknown("channel", name, [name for name in held if name in normaliser.transforms])
     if not names:
         raise WxlabError("the normaliser knows none of the Dataset's channels; give the normaliser of a store made from it")
-    normalised = normaliser.normalise(sample_times(stack(dataset, names), times).values, names)
+    sample = sample_times(stack(dataset, names), times)
+    normalised = normaliser.normalise(sample.values, names, sample["time"].values)
     figure = new_figure(7.0, 0.9 + 0.28 * len(names))
     axes = figure.add_subplot()
     for row in range(len(names)):

@@ -82,8 +82,9 @@ class ClimatologyForecast(Model):
         climatology = self.climatology
         if climatology is None or self.normaliser is None:
             raise WxlabError("this climatology forecast knows no climate yet; call model.fit(store) with a prepared store")
-        state = climatology.at(time.flatten().cpu().numpy())
-        return torch.from_numpy(self.normaliser.normalise(state, self.spec.channels)).unflatten(0, tuple(time.shape))
+        stamps = time.flatten().cpu().numpy()
+        state = self.normaliser.normalise(climatology.at(stamps), self.spec.channels, stamps)
+        return torch.from_numpy(state).unflatten(0, tuple(time.shape))
 
     def predict(self, batch: Batch, members: int = 1, generator: Streams | None = None) -> Tensor:
         start = batch.history.shape[1]
@@ -121,7 +122,7 @@ class RandomWalk(Model):
             raise WxlabError(f"the training split of the store is shorter than one step of {self.spec.step} s; prepare a longer one")
         changes = []
         for i in starts[:: -(-len(starts) // _PAIRS)]:
-            now, then = (store.normaliser.normalise(store.read(k, k + 1), store.channels) for k in (i, i + lag))
+            now, then = (store.normaliser.normalise(store.read(k, k + 1), store.channels, store.times[k : k + 1]) for k in (i, i + lag))
             changes.append((then - now).astype(np.float64))
         self.tendency_std = torch.tensor(np.std(np.concatenate(changes), axis=(0, 2, 3)), dtype=torch.float32)
         self.normaliser = store.normaliser
