@@ -168,12 +168,23 @@ def test_climate_is_near_the_earths(data: xr.Dataset) -> None:
     assert float(data.total_precipitation_6hr.min()) >= 0 and float(data.specific_humidity.min()) >= 0
 
 
-def test_geopotential_is_hydrostatic(data: xr.Dataset) -> None:
-    """Thickness of 500-700 hPa = R ln(700/500) times the mean temperature, away from the mountains."""
-    here = data.isel(time=slice(None, None, 20)).where(data.geopotential_at_surface < 5000)
-    thickness = here.geopotential.sel(level=500) - here.geopotential.sel(level=700)
-    mean = (here.temperature.sel(level=500) + here.temperature.sel(level=700)) / 2
-    np.testing.assert_allclose(thickness, GAS_CONSTANT * np.log(7 / 5) * mean, rtol=0.015)
+def test_geopotential_is_hydrostatic(core: SpectralCore, state: torch.Tensor) -> None:
+    """Between neighbouring pressure levels d(geopotential) = -R T d(ln p), and the ground lies where the pressure is the surface's."""
+    levels = tuple(range(400, 801, 10))
+    flat = torch.zeros(*core.modal_shape, 1, 1)
+    output = Output(core, flat, Grid.regular(32, 64), levels)
+    found = output(state, torch.zeros(64, 32, 2), np.zeros(2), np.zeros(2))
+    thickness = -np.diff(found["geopotential"], axis=1)
+    mean = (found["temperature"][:, 1:] + found["temperature"][:, :-1]) / 2
+    expected = GAS_CONSTANT * np.diff(np.log(levels))[:, None, None] * mean
+    np.testing.assert_allclose(thickness, expected, rtol=3e-3)
+    np.testing.assert_allclose(thickness.sum(1), expected.sum(1), rtol=3e-4)
+    surface_pressure = found["mean_sea_level_pressure"] / 100  # the ground is at sea level
+    near = Output(core, flat, Grid.regular(32, 64), (900, 1000))(state, torch.zeros(64, 32, 2), np.zeros(2), np.zeros(2))
+    slope = (near["geopotential"][:, 1] - near["geopotential"][:, 0]) / np.log(10 / 9)
+    rise = near["geopotential"][:, 1] / np.log(surface_pressure / 1000)
+    close = np.abs(surface_pressure - 1000) > 5
+    np.testing.assert_allclose(rise[close], -slope[close], rtol=0.05)
 
 
 def test_seasons_and_days(data: xr.Dataset) -> None:

@@ -133,7 +133,7 @@ def _dataset(rates: NDArray[np.float32], frames: int, size: int, events: int, mi
         {
             "title": "Synthetic radar rain",
             "source": "wxlab.simulate.radar",
-            "licence": "CC0-1.0",
+            "licence": "Apache-2.0",
             "splits": json.dumps({name: {"segments": part} for name, part in parts.items()}),
         },
     )

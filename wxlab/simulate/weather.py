@@ -260,7 +260,7 @@ def _dataset(
     attributes = {
         "title": "Simulated weather on an idealised Earth (moist Held-Suarez)",
         "source": f"wxlab.simulate.atmosphere, dinosaur-torch core, {settings.resolution}, {SIGMA_LEVELS} sigma levels",
-        "licence": "CC0-1.0",
+        "licence": "Apache-2.0",
         "splits": json.dumps(splits(settings.members)),
     }
     return xr.Dataset(variables, coords, attributes)
