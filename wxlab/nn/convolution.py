@@ -32,46 +32,49 @@ class DepthwiseConv(nn.Conv2d):
         super().__init__(channels, channels, kernel, padding=dilation * (kernel // 2), dilation=dilation, groups=channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.dilation[0] == 1 or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        d = self.dilation[0]
+        if d == 1 or x.device.type != "cpu":
             return super().forward(x)
-        out: Tensor = _Interleaved.apply(x, self.weight, self.bias, self.dilation[0])
-        return out
+        out = F.conv2d(_Split.apply(x, d), self.weight, self.bias, padding=self.kernel_size[0] // 2, groups=self.groups)
+        joined: Tensor = _Join.apply(out, x.shape, d)
+        return joined
 
 
-class _Interleaved(torch.autograd.Function):
-    """A dilated depth-wise convolution by way of the subgrids. The weight itself is saved, so gradients see it as it is at their time."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, dilation: int) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.dilation = dilation
-        out = F.conv2d(_split(x, dilation), weight, bias, padding=weight.shape[-1] // 2, groups=len(weight))
-        return _join(out, x.shape, dilation)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
-        x, weight = ctx.saved_tensors
-        size, half = len(weight), weight.shape[-1] // 2
-        of_x, of_weight, of_bias = torch.ops.aten.convolution_backward(
-            _split(gradients[0], ctx.dilation),
-            _split(x, ctx.dilation),
-            weight,
-            [size],
-            [1, 1],
-            [half, half],
-            [1, 1],
-            False,
-            [0, 0],
-            size,
-            list(ctx.needs_input_grad[:3]),
-        )
-        return None if of_x is None else _join(of_x, x.shape, ctx.dilation), of_weight, of_bias, None
-
-
-def _split(x: Tensor, d: int) -> Tensor:
+class _Split(torch.autograd.Function):
     """x [N, C, H, W] -> its interleaved subgrids [N d d, C, ceil(H / d), ceil(W / d)], zeros where a subgrid is shorter."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, d: int) -> Tensor:
+        ctx.shape, ctx.d = x.shape, d
+        return split(x, d)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return _Join.apply(gradients[0], ctx.shape, ctx.d), None
+
+
+class _Join(torch.autograd.Function):
+    """The inverse of ``_Split`` and its adjoint; in channels-last memory."""
+
+    @staticmethod
+    def forward(ctx: Any, parts: Tensor, shape: torch.Size, d: int) -> Tensor:
+        ctx.d = d
+        return join(parts, shape, d)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return _Split.apply(gradients[0], ctx.d), None, None
+
+
+def split(x: Tensor, d: int) -> Tensor:
+    """The sums of ``_Split``, without its gradient."""
     n, c, h, w = x.shape
-    parts = x.new_zeros(n, d, d, -(-h // d), -(-w // d), c)
+    rows, columns = -(-h // d), -(-w // d)
+    parts = x.new_empty(n, d, d, rows, columns, c)
+    if h % d:
+        parts[:, h % d :, :, -1] = 0
+    if w % d:
+        parts[:, :, w % d :, :, -1] = 0
     for i in range(d):
         for j in range(d):
             part = x[:, :, i::d, j::d].permute(0, 2, 3, 1)
@@ -79,8 +82,8 @@ def _split(x: Tensor, d: int) -> Tensor:
     return parts.flatten(0, 2).permute(0, 3, 1, 2)
 
 
-def _join(parts: Tensor, shape: torch.Size, d: int) -> Tensor:
-    """The inverse of ``_split``, in channels-last memory."""
+def join(parts: Tensor, shape: torch.Size, d: int) -> Tensor:
+    """The sums of ``_Join``, without its gradient."""
     parts = parts.permute(0, 2, 3, 1).unflatten(0, (-1, d, d))
     x = parts.new_empty(shape[0], *shape[2:], shape[1])
     for i in range(d):
