@@ -170,7 +170,7 @@ def verify(
         raise WxlabError(f"there is no forecast at {forecasts}; make one with wxlab forecast")
     truth = open_store(store)
     climatology = truth.climatology() if "acc" in _names(metrics) else None
-    scores = score(xr.open_zarr(forecasts), truth.dataset(), metrics=_names(metrics), climatology=climatology)
+    scores = score(xr.open_zarr(forecasts, consolidated=False), truth.dataset(), metrics=_names(metrics), climatology=climatology)
     print(scores.to_dataframe().round(4).to_string())
     if out:
         with atomic_file(out) as temporary:

@@ -66,8 +66,9 @@ def run(notebook: str | Path, out: str | Path, *, preset: str | None = None, pro
         executed = temporary.with_suffix(".ipynb")
         try:
             papermill.execute_notebook(
-                source, executed, parameters=values, cwd=source.parent, kernel_name="python3", progress_bar=progress, log_output=False
-            )
+                source, executed, parameters=values, cwd=source.parent, kernel_name="python3", progress_bar=progress, log_output=False,
+                extra_arguments=["--IPKernelApp.log_level=ERROR"],
+            )  # fmt: skip
             executed.replace(temporary)
         except PapermillExecutionError as error:
             failed = target.with_name(f"{target.stem}.failed.ipynb")
