@@ -1,38 +1,40 @@
 """One training loop for every recipe: exact resume, validation, averaged weights, several processes.
 
-    for each optimiser step:  seed from (seed, step, process) -> micro-batches -> clip -> step -> schedule
+    for each optimiser step:  seed from (seed, stage, step, process) -> micro-batches -> clip -> step -> schedule
     now and then:             validate (never on the test split) -> best checkpoint -> resume state
 
 Several processes are started by ``torchrun --nproc-per-node N``. They share each batch, so that the result is the one of a single
-process to rounding, except where a recipe draws random numbers or a network normalises over the batch (BatchNorm sees its share
-only). Under a mask each process averages over its own observed points.
+process to rounding, except where a recipe draws random numbers (each process draws its own) or a network normalises over the batch
+(BatchNorm sees its share only; running statistics are those of the main process). Under a mask each process, and each micro-batch,
+averages over its own observed points. A last validation batch with fewer windows than processes is left out.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
+import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.state import AcceleratorState
+from accelerate import Accelerator
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from wxlab.checkpoints import save_checkpoint
 from wxlab.errors import WxlabError
-from wxlab.files import atomic_file, write_json
-from wxlab.models import create_model, get_entry
 from wxlab.models.base import Batch, Model, Recipe
 from wxlab.rollout import Streams
+from wxlab.run_folder import RunFolder
 from wxlab.store import Store, open_store
 from wxlab.trainer_settings import FREE, Settings, parse
+from wxlab.trainer_setup import accelerator_for, model_for, randomness_kept, stages_of
 from wxlab.windows import Windows
 
 Callback = Callable[[dict[str, Any]], None]
@@ -49,57 +51,39 @@ def train(
 ) -> Path:
     """Train a model on a prepared store; returns the path of the best checkpoint.
 
-    model_or_name: a name of the registry (built for the store's channels and grid with ``preset`` and ``model``), or a model.
-    store: a Store or its path.  run_dir: gets ``best`` and ``last`` checkpoints, ``metrics.jsonl``, ``settings.json`` and the resume
-    state.  resume: go on with an interrupted run, to the same bits (CPU); a finished one is returned as it is; False refuses a folder
-    that holds a run.  callbacks: called with each line of metrics.  settings: see ``wxlab.trainer_settings.Settings``.
+    model_or_name: a name of the registry (built for the store's channels and grid with ``preset`` and ``model``), or a model, which is
+    trained in place (it ends with the last weights, not the best).  store: a Store or its path.  run_dir: gets ``best`` and ``last``
+    checkpoints, ``metrics.jsonl``, ``settings.json`` and the resume state.  resume: go on with an interrupted run, to the same bits
+    (CPU, same number of processes); a finished one is returned as it is; False refuses a folder that holds a run.
+    callbacks: called with each line of metrics.  settings: see ``wxlab.trainer_settings.Settings``.
 
-    Best means the lowest squared error on the ``validation`` split; without such a split it is the last. The test split is not opened.
+    Best means the lowest squared error on the ``validation`` split, of the last stage; without such a split it is the last. The test
+    split is not opened.
     Raises WxlabError for unknown or impossible settings, a model that does not fit the store, a changed run, and a loss that is not
     finite.
     """
-    options, data, folder = parse(settings), open_store(store), Path(run_dir)
-    model = _model_for(model_or_name, data, options)
-    model.normaliser = data.normaliser
-    entry = get_entry(model.name)
-    fixed = options.model_dump(exclude=set(FREE))
-    _settle(folder, resume, {**fixed, "config": model.config, "spec": model.spec.to_dict(), "store": data.attrs["checksum"]})
-    if entry.recipe is None:
-        cast(Any, model).fit(data)
-        return save_checkpoint(model, folder / "best")
-    built = entry.recipe(model, **options.recipe, **({"lr": options.lr} if options.lr else {}))
-    stages = built if isinstance(built, list) else [built]
-    return Run(model, stages, data, folder, options, callbacks).go()
-
-
-def _model_for(model_or_name: Model | str, store: Store, options: Settings) -> Model:
-    if isinstance(model_or_name, str):
+    options, data = parse(settings), open_store(store)
+    with randomness_kept():
         torch.manual_seed(options.seed)
-        shape = {"channels": store.channels, "grid": store.grid, "step": store.step, "forcing": store.forcing, "static": store.static}
-        return create_model(model_or_name, options.preset, **{**shape, **options.model})
-    spec = model_or_name.spec
-    for name, mine, theirs in (("channels", spec.channels, store.channels), ("grid", spec.grid.shape, store.grid.shape)):
-        if mine != theirs:
-            raise WxlabError(f"the model's {name} {list(mine)} is not the store's {list(theirs)}; create it with {name}=store.{name}")
-    return model_or_name
-
-
-def _settle(folder: Path, resume: bool, facts: dict[str, Any]) -> None:
-    """Write what the run depends on, or compare it with what an earlier start of the run wrote."""
-    path, facts = folder / "settings.json", json.loads(json.dumps(facts))
-    if not path.is_file():
-        write_json(path, facts)
-        return
-    if not resume:
-        raise WxlabError(f"{folder} already holds a run; go on with resume=True or choose another run_dir")
-    try:
-        before = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        raise WxlabError(f"{path} is not readable JSON; choose another run_dir") from None
-    changed = [name for name in sorted({*before, *facts}) if before.get(name) != facts.get(name)]
-    if changed:
-        listing = "; ".join(f"{name} ({str(before.get(name))[:60]} before, {str(facts.get(name))[:60]} now)" for name in changed)
-        raise WxlabError(f"the run in {folder} was started with other settings: {listing}; give the same or choose another run_dir")
+        model = model_for(model_or_name, data, options)
+        stages = stages_of(model, options)
+        accelerator = accelerator_for(options)
+        folder = RunFolder(run_dir, accelerator.is_main_process)
+        facts = {**options.model_dump(exclude=set(FREE)), "name": model.name, "config": model.config, "spec": model.spec.to_dict()}
+        with folder.alone():
+            folder.settle(resume, {**facts, "store": data.attrs["checksum"]})
+            accelerator.wait_for_everyone()
+            model.normaliser = data.normaliser
+            if stages:
+                Run(model, stages, data, folder, options, accelerator, callbacks).go()
+            elif accelerator.is_main_process:
+                if hasattr(model, "fit"):
+                    cast(Any, model).fit(data)
+                save_checkpoint(model, folder.best)
+            accelerator.wait_for_everyone()
+    if not folder.best.is_file():
+        raise WxlabError(f"the run in {folder.path} is finished, but its best.safetensors is gone; train again in another run_dir")
+    return folder.best
 
 
 class _Step(nn.Module):
@@ -117,63 +101,65 @@ class Run:
     """One training run: what it holds between steps is exactly what its resume state keeps."""
 
     def __init__(
-        self, model: Model, stages: list[Recipe], store: Store, folder: Path, options: Settings, callbacks: Sequence[Callback]
-    ) -> None:
+        self, model: Model, stages: list[Recipe], store: Store, folder: RunFolder, options: Settings, accelerator: Accelerator,
+        callbacks: Sequence[Callback],
+    ) -> None:  # fmt: skip
         self.model, self.stages, self.store = model, stages, store
         self.folder, self.options, self.callbacks = folder, options, callbacks
-        self.accelerator = _accelerator(options)
-        self.stage = self.step = self.stale = self.metrics_bytes = 0
-        self.best, self.seconds, self.stopped = math.inf, 0.0, ""
-        spec = model.spec
-        process: dict[str, Any] = {"rank": self.accelerator.process_index, "world": self.accelerator.num_processes}
-        hours = {"step": spec.step / 3600, "history_step": spec.history_step / 3600}
-        self.shape: dict[str, Any] = {"history": spec.history, "horizon": spec.horizon, **hours}
-        pin = self.accelerator.device.type == "cuda"
-        self.windows = Windows(
-            store, "train", **self.shape, stride=options.stride, batch_size=options.batch_size, shuffle=True, seed=options.seed,
-            drop_last=True, pin=pin, **process,
-        )  # fmt: skip
+        self.accelerator, self.device = accelerator, accelerator.device
+        self.seconds, self.late = 0.0, False
+        self.module: Any = None
+        self.windows = self._windows("train", shuffle=True, seed=options.seed, drop_last=True, stride=options.stride)
         if not len(self.windows):
             count = self.windows.samples
             raise WxlabError(f"batch_size={options.batch_size} is more than the {count} training windows; take a smaller batch")
-        self.validation = self._validation_windows(process)
+        self.validation = self._validation_windows()
         per_epoch = max(1, len(self.windows) // options.accumulate)
         self.total = options.steps or per_epoch * cast(int, options.epochs)
         self.validate_every = options.validate_every or max(1, min(per_epoch, self.total // 4))
         self.checkpoint_every = options.checkpoint_every or self.validate_every
 
-    def _validation_windows(self, process: dict[str, Any]) -> Windows | None:
+    def _windows(self, split: str, **how: Any) -> Windows:
+        spec, accelerator = self.model.spec, self.accelerator
+        return Windows(
+            self.store, split, history=spec.history, horizon=spec.horizon, step=spec.step / 3600, history_step=spec.history_step / 3600,
+            batch_size=self.options.batch_size, rank=accelerator.process_index, world=accelerator.num_processes,
+            pin=self.device.type == "cuda", **how,
+        )  # fmt: skip
+
+    def _validation_windows(self) -> Windows | None:
         if "validation" not in self.store.splits:
             return None
-        windows = Windows(self.store, "validation", **self.shape, batch_size=self.options.batch_size, **process)
-        if self.options.validation_windows and windows.samples > self.options.validation_windows:
-            spacing = math.ceil(windows.samples / self.options.validation_windows)
-            hours = spacing * self.store.step / 3600
-            windows = Windows(self.store, "validation", **self.shape, stride=hours, batch_size=self.options.batch_size, **process)
+        windows = self._windows("validation")
+        most = self.options.validation_windows
+        if most and windows.samples > most:
+            windows = self._windows("validation", stride=math.ceil(windows.samples / most) * self.store.step / 3600)
         return windows
 
     # ---- the loop
 
-    def go(self) -> Path:
-        """Train all stages; returns the best checkpoint."""
-        state = self._read_state()
-        while self.stage < len(self.stages):
-            self._prepare(self.stages[self.stage])
+    def go(self) -> None:
+        """Train all stages, or what is left of them."""
+        state = self.folder.read_state(self.device)
+        for stage in range(state["stage"] if state else 0, len(self.stages)):
+            self._begin(stage)
             if state is not None:
                 self._restore(state)
                 state = None
             self._train_stage()
-            if self.stage + 1 < len(self.stages):
-                self.step, self.stage, self.best, self.stale, self.stopped = 0, self.stage + 1, math.inf, 0, ""
-                continue
-            break
-        return self.folder / "best.safetensors"
+            if self.late:
+                break
 
-    def _prepare(self, recipe: Recipe) -> None:
-        self.recipe = recipe
-        # outside the data-parallel wrapper, which would hide the names
-        self.model.to(self.accelerator.device)
-        recipe.to(self.accelerator.device)
+    def _begin(self, stage: int) -> None:
+        """Set up a stage. The data-parallel wrapper of the one before must be gone, or its hooks would still fire."""
+        self.stage, self.step, self.stale, self.best, self.stopped = stage, 0, 0, math.inf, ""
+        self.recipe = recipe = self.stages[stage]
+        if self.module is not None:
+            self.module = None
+            self.accelerator.free_memory()
+        # before the data-parallel wrapper, which would hide the names
+        self.model.to(self.device)
+        recipe.to(self.device)
         optimiser = recipe.optimiser(self.model)
         for group in optimiser.param_groups:
             group.setdefault("initial_lr", group["lr"])
@@ -181,34 +167,52 @@ class Run:
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(self.options.ema)) if self.options.ema else None
 
     def _train_stage(self) -> None:
-        if self.stopped or self.step >= self.total:
+        if self._ended():
             return
         from tqdm.auto import tqdm
 
         hidden = not (self.options.progress and self.accelerator.is_main_process)
-        with tqdm(total=self.total, initial=self.step, disable=hidden, desc=self.model.name, leave=False) as bar, self._writer() as write:
-            batches = self._batches()
-            while self.step < self.total and not self.stopped:
-                started = time.perf_counter()
+        started = time.perf_counter() - self.seconds
+        with (
+            tqdm(total=self.total, initial=self.step, disable=hidden, desc=self.model.name, leave=False) as bar,
+            self.folder.metrics(self.options.tensorboard, self.step) as write,
+            contextlib.closing(self._batches()) as batches,
+        ):
+            while not self._ended():
                 values = self._optimiser_step(batches)
                 self.step += 1
                 if self.step % self.validate_every == 0 or self.step == self.total:
                     values.update(self._validate())
-                self.seconds += time.perf_counter() - started
+                self.seconds = time.perf_counter() - started
                 self._check_end()
-                if "validation" in values or self.step % self.options.log_every == 0:
-                    write(values)
+                if "validation" in values or self.step % self.options.log_every == 0 or self._ended():
+                    self._log(values, write)
                     bar.set_postfix({name: values[name] for name in ("loss", "validation") if name in values}, refresh=False)
-                if self.step % self.checkpoint_every == 0 or self.step == self.total or self.stopped:
-                    self._save_state()
+                if self.step % self.checkpoint_every == 0 or self._ended():
+                    self._save()
                 bar.update()
-        if self.accelerator.is_main_process:
-            self._save_model("last")
-            if self.validation is None:
-                self._save_model("best")
         self.accelerator.wait_for_everyone()
 
-    def _batches(self) -> Iterator[Batch]:
+    def _ended(self) -> bool:
+        return self.step >= self.total or bool(self.stopped) or self.late
+
+    def _check_end(self) -> None:
+        if self.options.patience and self.stale >= self.options.patience:
+            self.stopped = f"no improvement in {self.stale} validations"
+        if self.options.max_seconds:
+            late = torch.tensor(float(self.seconds > self.options.max_seconds), device=self.device)
+            self.late = bool(cast(Tensor, self.accelerator.reduce(late, "sum")) > 0)
+
+    def _log(self, values: dict[str, Any], write: Callable[[dict[str, Any]], None]) -> None:
+        line = {"stage": self.stage, "step": self.step, **values, "seconds": round(self.seconds, 3)}
+        if self.stopped or self.late:
+            line["stopped"] = self.stopped or f"max_seconds={self.options.max_seconds:g} reached"
+        write(line)
+        if self.accelerator.is_main_process:
+            for callback in self.callbacks:
+                callback(line)
+
+    def _batches(self) -> Generator[Batch, None, None]:
         """Training batches from the present position on, without end."""
         position = self.step * self.options.accumulate
         while True:
@@ -217,171 +221,120 @@ class Run:
                 position += 1
                 yield batch
 
-    def _optimiser_step(self, batches: Iterator[Batch]) -> dict[str, Any]:
+    def _optimiser_step(self, batches: Generator[Batch, None, None]) -> dict[str, Any]:
         self.module.train()
         self.optimiser.zero_grad()
         factor = self.recipe.schedule(self.step, self.total)
         for group in self.optimiser.param_groups:
             group["lr"] = group["initial_lr"] * factor
-        logs: dict[str, float] = {}
-        device, count = self.accelerator.device, self.options.accumulate
+        count, parts = self.options.accumulate, []
         for micro in range(count):
-            batch = next(batches).to(device, non_blocking=True)
+            batch = next(batches).to(self.device, non_blocking=True)
             generator = self._seed(micro)
-            last = micro == count - 1
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.module), self.accelerator.autocast():
-                loss, parts = self.module(batch, generator)
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.module):
+            with contextlib.nullcontext() if micro == count - 1 else self.accelerator.no_sync(self.module):
+                with self.accelerator.autocast():
+                    loss, named = self.module(batch, generator)
                 self.accelerator.backward(loss / count)
-            for name, value in {"loss": loss, **parts}.items():
-                logs[name] = logs.get(name, 0.0) + float(value.detach()) / count
-        if not math.isfinite(logs["loss"]):
-            raise WxlabError(
-                f"the loss is {logs['loss']} at step {self.step + 1}; nothing was overwritten, the checkpoints in {self.folder} "
-                "are those of earlier steps; try a smaller lr or a clip"
-            )
+            named = {"loss": loss, **named}
+            parts.append(torch.stack([value.detach().float().to(self.device) for value in named.values()]))
+        means = cast(Tensor, self.accelerator.reduce(torch.stack(parts).mean(0), "mean"))
+        logs = dict(zip(named, means.tolist(), strict=True))
+        self._require_finite("loss", logs["loss"], self.step + 1)
         if self.options.clip:
             logs["gradient"] = float(self.accelerator.clip_grad_norm_(self.module.parameters(), self.options.clip))
+            if self.accelerator.scaler is None:  # which leaves out such steps by itself
+                self._require_finite("norm of the gradient", logs["gradient"], self.step + 1)
         self.optimiser.step()
         self.recipe.after_step(self.model, self.step)
         if self.average is not None:
             self.average.update_parameters(self.model)
         return {**logs, "lr": self.optimiser.param_groups[0]["lr"]}
 
+    def _require_finite(self, what: str, value: float, step: int) -> None:
+        if not math.isfinite(value):
+            raise WxlabError(
+                f"the {what} is {value} at step {step}; nothing was overwritten, the checkpoints and the state in "
+                f"{self.folder.path} are those of earlier steps; try a smaller lr or a clip, in another run_dir"
+            )
+
     def _seed(self, micro: int) -> torch.Generator:
         """Every random stream of a micro-batch is a function of (seed, stage, step, micro-batch, process): nothing to carry over."""
         place = (self.options.seed, self.stage, self.step, micro, self.accelerator.process_index)
-        number = hash(place) & 0x7FFFFFFFFFFFFFFF  # integers only: the same in every process and Python
+        number = int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]) >> 1
+        random.seed(number)
+        np.random.seed(number % 2**32)
         torch.manual_seed(number)
-        return torch.Generator(self.accelerator.device).manual_seed(number)
+        return torch.Generator(self.device).manual_seed(number)
+
+    @property
+    def _kept(self) -> Model:
+        """The model that is validated and saved: with averaged weights, when they are on."""
+        return self.model if self.average is None else cast(Model, self.average.module)
 
     @torch.no_grad()
     def _validate(self) -> dict[str, Any]:
         """Mean squared error over the validation split with the weights that would be saved; keeps the best."""
         if self.validation is None:
             return {}
-        model = cast(Model, self.average.module if self.average is not None else self.model)
-        recipe = self.recipe
+        model = self._kept
         training = model.training
         model.eval()
-        sums = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)
+        if self.accelerator.num_processes > 1:  # the main process's running statistics are the ones that would be saved
+            broadcast(list(model.buffers()))
+        total, count = torch.zeros((), dtype=torch.float64, device=self.device), 0
         for batch in self.validation.epoch(0):
-            here = batch.to(self.accelerator.device, non_blocking=True)
-            start_times = batch.time[:, model.spec.history - 1]
-            streams = Streams(self.options.seed, start_times, 1, 0) if model.spec.stochastic != "none" else None
+            starts = batch.time[:, model.spec.history - 1]
+            streams = Streams(self.options.seed, starts, 1, 0) if model.spec.stochastic != "none" else None
             with self.accelerator.autocast():
-                errors = recipe.validation(model, here, streams)
-            sums += torch.stack([errors.double().sum(), torch.tensor(float(len(errors)), dtype=torch.float64, device=sums.device)])
-        sums = cast(Tensor, self.accelerator.reduce(sums, "sum"))
+                errors = self.recipe.validation(model, batch.to(self.device, non_blocking=True), streams)
+            total, count = total + errors.double().sum(), count + len(errors)
+        sums = torch.stack([total, torch.full_like(total, count)])
+        error, number = cast(Tensor, self.accelerator.reduce(sums, "sum")).tolist()
         model.train(training)
-        score = float(sums[0] / sums[1])
+        self._require_finite("validation error", score := error / number, self.step)
         if score < self.best:
             self.best, self.stale = score, 0
-            if self.accelerator.is_main_process:
-                self._save_model("best", score)
+            self._save_model("best", score)
         else:
             self.stale += 1
         return {"validation": score}
 
-    def _check_end(self) -> None:
-        if self.options.patience and self.stale >= self.options.patience:
-            self.stopped = f"no improvement in {self.stale} validations"
-        late = bool(self.options.max_seconds and self.seconds > self.options.max_seconds)
-        if self.options.max_seconds and self.accelerator.num_processes > 1:
-            flag = torch.tensor(float(late), device=self.accelerator.device)
-            late = bool(cast(Tensor, self.accelerator.reduce(flag, "sum")) > 0)
-        if late:
-            self.stopped = f"max_seconds={self.options.max_seconds:g} reached"
-
     # ---- what is written
 
-    def _save_model(self, name: str, score: float | None = None) -> None:
-        model = cast(Model, self.average.module if self.average is not None else self.model)
-        save_checkpoint(
-            model, self.folder / name, step=self.step, stage=self.stage, validation=score, settings=self.options.model_dump(),
-            data={"checksum": self.store.attrs["checksum"], "provenance": self.store.attrs["provenance"]},
+    def _save(self) -> None:
+        """Keep the state; at the end of the stage also its last weights, which stand in for the best when nothing was validated."""
+        for parameter in self.model.parameters():
+            self._require_finite("sum of the weights", float(parameter.detach().sum()), self.step)
+        if self._ended():
+            self._save_model("last")
+            if self.best == math.inf:
+                self._save_model("best")
+        self.folder.write_state(
+            {
+                "stage": self.stage, "step": self.step, "stale": self.stale, "best": self.best, "seconds": self.seconds,
+                "stopped": self.stopped, "model": self.model.state_dict(), "recipe": self.recipe.state_dict(),
+                "optimiser": self.optimiser.state_dict(), "average": self.average.state_dict() if self.average is not None else None,
+                "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
+            }
         )  # fmt: skip
 
-    @contextlib.contextmanager
-    def _writer(self) -> Iterator[Callable[[dict[str, Any]], None]]:
-        """Appends lines to metrics.jsonl, and to TensorBoard when asked; a resumed run first cuts what its state does not know."""
-        if not self.accelerator.is_main_process:
-            yield lambda values: None
-            return
-        board = None
-        if self.options.tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.step)
-        with (self.folder / "metrics.jsonl").open("ab") as handle:
-            handle.truncate(self.metrics_bytes)
-
-            def write(values: dict[str, Any]) -> None:
-                line = {"stage": self.stage, "step": self.step, **values, "seconds": round(self.seconds, 3)}
-                if self.stopped:
-                    line["stopped"] = self.stopped
-                handle.write((json.dumps(line) + "\n").encode())
-                handle.flush()
-                self.metrics_bytes = handle.tell()
-                for callback in self.callbacks:
-                    callback(line)
-                if board is not None:
-                    for name, value in values.items():
-                        board.add_scalar(name, value, self.step)
-
-            try:
-                yield write
-            finally:
-                if board is not None:
-                    board.close()
-
-    @property
-    def _state_file(self) -> Path:
-        return self.folder / "state" / "state.pt"
-
-    def _save_state(self) -> None:
-        if not self.accelerator.is_main_process:
-            return
-        state = {
-            "stage": self.stage, "step": self.step, "stale": self.stale, "best": self.best, "seconds": self.seconds,
-            "stopped": self.stopped, "metrics_bytes": self.metrics_bytes,
-            "model": self.model.state_dict(), "recipe": self.recipe.state_dict(), "optimiser": self.optimiser.state_dict(),
-            "average": self.average.state_dict() if self.average is not None else None,
-            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None,
-        }  # fmt: skip
-        with atomic_file(self._state_file) as temporary:
-            torch.save(state, temporary)
-
-    def _read_state(self) -> dict[str, Any] | None:
-        if not self._state_file.is_file():
-            return None
-        try:
-            state: dict[str, Any] = torch.load(self._state_file, map_location=self.accelerator.device, weights_only=True)
-        except Exception:
-            raise WxlabError(f"{self._state_file} cannot be read; delete it to begin the run anew, or choose another run_dir") from None
-        self.stage = state["stage"]
-        return state
+    def _save_model(self, name: str, score: float | None = None) -> None:
+        if self.accelerator.is_main_process:
+            data = {"checksum": self.store.attrs["checksum"], "provenance": self.store.attrs["provenance"]}
+            facts = {"step": self.step, "stage": self.stage, "validation": score, "settings": self.options.model_dump(), "data": data}
+            save_checkpoint(self._kept, self.folder.path / name, **facts)
 
     def _restore(self, state: dict[str, Any]) -> None:
-        for name in ("step", "stale", "best", "seconds", "stopped", "metrics_bytes"):
-            setattr(self, name, state[name])
-        self.model.load_state_dict(state["model"])
-        self.recipe.load_state_dict(state["recipe"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-
-
-def _accelerator(options: Settings) -> Accelerator:
-    """A fresh accelerator: its state is global, and an earlier run of this process may have set it otherwise."""
-    if options.device not in ("auto", "cpu", "cuda"):
-        raise WxlabError(f"device={options.device!r} is not known; give auto, cpu or cuda")
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise WxlabError("device='cuda' was asked for, and torch finds no GPU; give device='auto' or 'cpu'")
-    if options.precision == "fp16" and (options.device == "cpu" or not torch.cuda.is_available()):
-        raise WxlabError("precision='fp16' needs a GPU; give 'bf16' or 'no'")
-    AcceleratorState._reset_state(reset_partial_state=False)
-    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-    return Accelerator(cpu=options.device == "cpu", mixed_precision=options.precision, kwargs_handlers=[unused])
+        try:
+            for name in ("step", "stale", "best", "seconds", "stopped"):
+                setattr(self, name, state[name])
+            self.model.load_state_dict(state["model"])
+            self.recipe.load_state_dict(state["recipe"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            if self.average is not None:
+                self.average.load_state_dict(state["average"])
+            if self.accelerator.scaler is not None:
+                self.accelerator.scaler.load_state_dict(state["scaler"])
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
+            raise self.folder.damaged() from None
+        self.late = bool(self.options.max_seconds and self.seconds > self.options.max_seconds)
