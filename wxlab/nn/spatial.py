@@ -35,6 +35,13 @@ class Stage(nn.Module):
         return self.conv(x)
 
 
+def channels_last(x: Tensor) -> Tensor:
+    """x [N, C, H, W] in channels-last memory, the faster one, also with one channel, whose strides torch takes for the other order."""
+    x = x.contiguous(memory_format=torch.channels_last)
+    _, c, h, w = x.shape
+    return x.as_strided(x.shape, (h * w, 1, w, 1)) if c == 1 else x
+
+
 def require_even_depth(layers: int) -> None:
     """Raise WxlabError unless an encoder depth is even and at least 2."""
     if layers < 2 or layers % 2:
@@ -51,7 +58,7 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x [N, C, H, W] -> latent [N, S, h, w] and the first stage's output [N, S, H, W] (SimVP's skip)."""
-        first = latent = self.enc[0](x.contiguous(memory_format=torch.channels_last))  # [N, S, H, W]
+        first = latent = self.enc[0](channels_last(x))  # [N, S, H, W]
         for stage in list(self.enc)[1:]:
             latent = stage(latent)
         return latent, first
@@ -68,7 +75,7 @@ class Decoder(nn.Module):
 
     def forward(self, latent: Tensor, skip: Tensor | None = None) -> Tensor:
         """latent [N, S, h, w] -> [N, C, H, W]; ``skip`` [N, S, H, W] is added to the input of the last stage."""
-        latent = latent.contiguous(memory_format=torch.channels_last)
+        latent = channels_last(latent)
         for stage in list(self.dec)[:-1]:
             latent = stage(latent)
         return self.readout(self.dec[-1](latent if skip is None else latent + skip))
