@@ -61,10 +61,21 @@ def setup(run_dir: str | Path, *, seed: int = 0, threads: int | None = None) -> 
     if threads:
         torch.set_num_threads(threads)
     use_style()
+    _show_figures()
     folder = Path(run_dir)
     folder.mkdir(parents=True, exist_ok=True)
     _session = _Session(folder)
     return folder
+
+
+def _show_figures() -> None:
+    """Let the notebook draw a Figure that ends a cell, also one made without pyplot."""
+    from IPython.core.getipython import get_ipython
+    from IPython.core.pylabtools import select_figure_formats
+
+    shell = get_ipython()
+    if shell is not None:
+        select_figure_formats(shell, {"png"}, bbox_inches="tight")
 
 
 def claim(text: str, value: float, bar: float, *, better: str = "greater") -> bool:
