@@ -9,6 +9,7 @@ import copy
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +19,32 @@ import xarray as xr
 from torch import Tensor
 
 from wxlab import forcings
-from wxlab.channels import stack, unstack
-from wxlab.errors import WxlabError
+from wxlab.blocks import read_values
+from wxlab.channels import locate_channel, stack, unstack
+from wxlab.errors import WxlabError, unknown
 from wxlab.files import atomic_dir
 from wxlab.forcings import seconds
 from wxlab.grids import grid_of
 from wxlab.models.base import Batch, Model
-from wxlab.splits import time_text
-from wxlab.store import Store, open_store
+from wxlab.splits import parse_time, regular_step, time_text
+from wxlab.store import Normaliser, Store, open_store
+
+LEAD = "prediction_timedelta"
+CHUNK_BYTES = 32 << 20  # of a chunk of a written forecast, where one lead time is not more
+States = xr.Dataset | Store | str | os.PathLike[str]
 
 
 class Streams:
     """Random numbers of a call of a model: one generator for each (initial time, member).
 
     The stream depends on (seed, initial time, member, call) alone, so that a forecast does not change with the batch it is made in.
+    times: initial times, int64 seconds or datetime64 [B].  members: how many, or their numbers.  call: number of the call.
     """
 
-    def __init__(self, seed: int, times: object, members: int, call: int) -> None:
+    def __init__(self, seed: int, times: object, members: int | Sequence[int], call: int) -> None:
         starts = seconds(times.cpu().numpy() if isinstance(times, Tensor) else times).ravel()
-        self._generators = [[_generator(seed, int(start), number, call) for number in range(members)] for start in starts]
+        numbers = range(members) if isinstance(members, int) else members
+        self._generators = [[_generator(int(seed), int(start), int(number), call) for number in numbers] for start in starts]
 
     def folded(self) -> Streams:
         """The same streams for a batch in which each (initial time, member) is an element of its own: [B M, 1, ...]."""
@@ -64,7 +72,7 @@ def _generator(*place: int) -> torch.Generator:
 
 def forecast(
     model: Model,
-    initial: xr.Dataset | Store | str | os.PathLike[str],
+    initial: States,
     *,
     steps: int,
     members: int = 1,
@@ -80,101 +88,218 @@ def forecast(
     ``history`` states.  steps: output frames, whatever the model writes at a call.  members: of an ensemble; more than one needs a
     stochastic model.  seed: of the ensemble.  times: initial times; None: each time of ``initial`` that has its whole history.
     out: a zarr folder that is filled initial time by initial time and renamed when complete.  batch_size: initial times x members
-    in one call.  device: of the network; None leaves it where it is.
+    in one call, which changes the speed and the memory, not the random numbers.  device: of the network, ``cpu``, ``cuda`` or
+    ``auto``; None leaves it where it is.
+
+    Missing values of the initial states are treated as in training: refused, filled, or (policy ``mask``) read as 0 of the normalised
+    values. Where a masked channel is missing in all states that were read, as sea surface temperature on land, nothing was learned:
+    there the model goes on reading 0, and the forecast is missing.
 
     Returns a Dataset in physical units with dims time (initial), [number], prediction_timedelta (from one step on), [level], latitude,
     longitude (radar: y, x), read lazily from ``out`` when that is given.
     Raises WxlabError for an untrained model, missing channels, another grid, too few states, and members of a deterministic model.
     """
-    states = _states(model, initial, steps, members)
+    request = Request(model, steps, members, seed, batch_size)
+    states = _states(model, initial)
     starts = initial_times(model, states, steps=steps) if times is None else _asked(model, states, times, steps)
+    target = None if out is None else _place(out)
     if device is not None:
-        model.to(device)
+        model.to(_device(device))
     training = model.training
     model.eval()
-    blocks = _blocks(model, states, starts, steps, members, seed, max(1, batch_size // members))
+    blocks = _blocks(request, states, starts)
     try:
-        if out is None:
-            return _described(xr.concat(list(blocks), dim="time"), model, seed)
-        with atomic_dir(Path(out)) as folder:
-            for i, block in enumerate(blocks):
-                described = _described(block, model, seed)
-                how: dict[str, Any] = {"mode": "w"} if i == 0 else {"mode": "a", "append_dim": "time"}
-                encoding = {"time": {"units": "seconds since 1970-01-01", "dtype": "int64"}} if i == 0 else None
-                described.to_zarr(folder, encoding=encoding, consolidated=False, zarr_format=3, **how)
-        return xr.open_zarr(Path(out), consolidated=False)
+        if target is None:
+            return xr.concat(list(blocks), dim="time")
+        _write(blocks, target, len(starts))
     finally:
         model.train(training)
+    return xr.open_zarr(target, consolidated=False, decode_timedelta=True)
 
 
-def initial_times(model: Model, initial: xr.Dataset, *, steps: int = 1, last: int = 0) -> np.ndarray:
+@dataclass(frozen=True)
+class Request:
+    """What was asked for, checked against the model."""
+
+    model: Model
+    steps: int
+    members: int
+    seed: int
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, Model):
+            raise WxlabError(f"model is a {type(self.model).__name__}; give a model, such as wxlab.load_checkpoint(run_dir) returns")
+        for name, least in (("steps", 1), ("members", 1), ("batch_size", 1), ("seed", None)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or (least is not None and value < least):
+                raise WxlabError(f"{name}={value!r} must be a whole number" + ("" if least is None else f" of at least {least}"))
+        if self.model.normaliser is None:
+            raise WxlabError("the model has no normaliser, so it knows no units; train it, load a checkpoint, or set model.normaliser")
+        if self.members > 1 and self.model.spec.stochastic == "none":
+            raise WxlabError(f"{_who(self.model)} is deterministic, so {self.members} members would be copies; ask for members=1")
+
+    @property
+    def normaliser(self) -> Normaliser:
+        assert self.model.normaliser is not None
+        return self.model.normaliser
+
+
+def _who(model: Model) -> str:
+    return model.name or "the model"
+
+
+def _device(name: str) -> torch.device:
+    if name not in ("auto", "cpu") and not str(name).startswith("cuda"):
+        raise unknown("device", name, ("auto", "cpu", "cuda"))
+    if str(name).startswith("cuda") and not torch.cuda.is_available():
+        raise WxlabError(f"device={name!r} was asked for, and torch finds no GPU; give device='auto' or 'cpu'")
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
+def initial_times(model: Model, initial: States, *, steps: int = 1, last: int = 0) -> np.ndarray:
     """Times (datetime64) of ``initial`` from which the model can start: its history is there, in the same segment.
 
     steps: output frames that will be asked for.  last: also so many of them are there, so that every lead time can be verified.
+    Raises WxlabError when there is none, saying how many states were given and how many are needed.
     """
-    times = seconds(initial["time"].values)
-    spec = model.spec
-    labels = initial["segment"].values if "segment" in initial.coords else np.zeros(len(times), dtype=int)
-    past = past_offsets(model, steps)
-    needed = np.concatenate([past, np.arange(1, last + 1) * spec.step])[None, :] + times[:, None]
-    position = np.clip(np.searchsorted(times, needed), 0, len(times) - 1)
-    usable = ((times[position] == needed) & (labels[position] == labels[:, None])).all(1)
+    states = _in_order(initial)
+    times = seconds(states["time"].values)
+    labels = states["segment"].values if "segment" in states.coords else np.zeros(len(times), dtype=int)
+    after = np.arange(1, last + 1) * model.spec.step
+    needed = np.concatenate([past_offsets(model, max(steps, last)), after])[None, :] + times[:, None]
+    position = np.clip(np.searchsorted(times, needed), 0, max(len(times) - 1, 0))
+    usable = ((times[position] == needed) & (labels[position] == labels[:, None])).all(1) if len(times) else np.zeros(0, dtype=bool)
     if not usable.any():
-        raise WxlabError(
-            f"none of the {len(times)} states has around it what {model.name or 'the model'} needs ({spec.history} states every "
-            f"{spec.history_step / 3600:g} h up to it, {last} to verify after it); give more states, or data without gaps"
-        )
-    return np.asarray(initial["time"].values[usable])
+        raise _too_few(model, times, last)
+    return np.asarray(states["time"].values[usable])
+
+
+def _too_few(model: Model, times: np.ndarray, last: int) -> WxlabError:
+    spec = model.spec
+    verified = f" and {last} every {spec.step / 3600:g} h after it" if last else ""
+    spacing = f", every {regular_step(times) / 3600:g} h" if len(times) > 1 else ""
+    return WxlabError(
+        f"{_who(model)} needs {spec.history} state(s) every {spec.history_step / 3600:g} h up to the initial time{verified}, without "
+        f"a gap, and among the {len(times)} given{spacing} there is no such run; give more states, or states at that spacing"
+    )
 
 
 def _asked(model: Model, states: xr.Dataset, times: object, steps: int) -> np.ndarray:
+    """The initial times asked for, each once, ascending."""
     possible = initial_times(model, states, steps=steps)
-    wanted = np.atleast_1d(np.asarray(times)).astype("datetime64[ns]")
-    absent = wanted[~np.isin(wanted, possible)]
+    given = np.atleast_1d(np.asarray(times))
+    wanted = np.array([parse_time(str(value)) for value in given.ravel()]) if given.dtype.kind in "UO" else seconds(given).ravel()
+    absent = wanted[~np.isin(wanted, seconds(possible))]
     if len(absent) or not len(wanted):
-        name = time_text(seconds(absent[:1])[0]) if len(absent) else "an empty list"
+        name = time_text(absent[0]) if len(absent) else "an empty list"
         raise WxlabError(
             f"{name} is no possible initial time; {len(possible)} are, from {time_text(seconds(possible[:1])[0])} "
             f"to {time_text(seconds(possible[-1:])[0])}, where the whole history is there"
         )
-    return wanted
+    return np.unique(wanted).astype("datetime64[s]").astype("datetime64[ns]")
 
 
-def _states(model: Model, initial: xr.Dataset | Store | str | os.PathLike[str], steps: int, members: int) -> xr.Dataset:
-    """The initial states as a Dataset, everything about the request checked."""
-    for name, value in (("steps", steps), ("members", members)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-            raise WxlabError(f"{name}={value!r} must be a whole number of at least 1")
-    if model.normaliser is None:
-        raise WxlabError("the model has no normaliser, so it knows no units; train it, load a checkpoint, or set model.normaliser")
-    if members > 1 and model.spec.stochastic == "none":
-        raise WxlabError(f"{model.name or 'the model'} is deterministic, so {members} members would be copies; ask for members=1")
+def _in_order(initial: States) -> xr.Dataset:
+    """States as a Dataset with ascending times."""
+    if not isinstance(initial, (xr.Dataset, Store, str, os.PathLike)):
+        raise WxlabError(f"the initial states are a {type(initial).__name__}; give a Dataset with time, a store or the path of a store")
     states = initial if isinstance(initial, xr.Dataset) else open_store(initial).dataset()
-    if "time" not in states.dims:
-        raise WxlabError(f"the initial states have the dims {list(states.dims)} and no 'time'; give {model.spec.history} states or more")
+    if "time" not in states.dims or not np.issubdtype(states["time"].dtype, np.datetime64):
+        found = ", ".join(map(str, states.sizes))
+        raise WxlabError(f"the initial states have the dimensions {found}; give states over 'time', which holds dates")
+    if not states.indexes["time"].is_unique:
+        raise WxlabError("the initial states have some times more than once; drop the repeated ones first")
+    return states if states.indexes["time"].is_monotonic_increasing else states.sortby("time")
+
+
+def _states(model: Model, initial: States) -> xr.Dataset:
+    """The initial states as a Dataset that has the channels, static fields and grid of the model."""
+    states = _in_order(initial)
     given, needed = grid_of(states), model.spec.grid
     if given.shape != needed.shape or not np.allclose([*given.y, *given.x], [*needed.y, *needed.x], atol=1e-3):
         text = [f"{grid.shape[0]}x{grid.shape[1]} from {grid.y[0]:g}, {grid.x[0]:g}" for grid in (given, needed)]
         raise WxlabError(f"the initial states lie on another grid ({text[0]}) than the model ({text[1]}); regrid or crop them first")
+    for kind, names, leading in (("channels", model.spec.channels, {"time"}), ("static fields", model.spec.static, set())):
+        for name in names:
+            try:
+                variable, _ = locate_channel(states, name)
+            except WxlabError as error:
+                raise WxlabError(f"the initial states lack one of the {kind} that {_who(model)} reads: {error}") from None
+            found = [str(dim) for dim in states[variable].dims]
+            if set(found) - {"level", *needed.dims} != leading:
+                wanted = ", ".join([*leading, *needed.dims])
+                raise WxlabError(
+                    f"{variable!r} of the initial states has the dimensions {', '.join(found)}, and {kind} have {wanted}; "
+                    "select or average the others first"
+                )
     return states
 
 
-def _blocks(model: Model, states: xr.Dataset, starts: np.ndarray, steps: int, members: int, seed: int, size: int) -> Iterator[xr.Dataset]:
+def _place(out: str | os.PathLike[str]) -> Path:
+    """Where a forecast may be written: nothing is there yet, or a forecast that it will replace."""
+    target = Path(out)
+    if target.exists() and not (target / LEAD / "zarr.json").is_file():
+        raise WxlabError(f"{target} exists and is no forecast, so none will be written in its place; choose another name")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WxlabError(f"{target} cannot be written ({error.strerror}); choose another place") from None
+    return target
+
+
+def _write(blocks: Iterator[xr.Dataset], target: Path, count: int) -> None:
+    """Write blocks one after the other; ``target`` appears when the last one is complete."""
+    with atomic_dir(target) as folder:
+        for i, block in enumerate(blocks):
+            how: dict[str, Any] = {"mode": "a", "append_dim": "time"}
+            if i == 0:
+                how = {"mode": "w", "encoding": {str(name): {"chunks": _chunks(field)} for name, field in block.data_vars.items()}}
+                how["encoding"]["time"] = {"units": "seconds since 1970-01-01", "dtype": "int64", "chunks": (count,)}
+            block.to_zarr(folder, consolidated=False, zarr_format=3, **how)
+
+
+def _chunks(field: xr.DataArray) -> tuple[int, ...]:
+    """Chunks of a block: all of it, but only as many lead times as ``CHUNK_BYTES`` hold."""
+    others = field.nbytes // max(1, field.sizes[LEAD])
+    return tuple(min(size, max(1, CHUNK_BYTES // max(1, others))) if dim == LEAD else size for dim, size in field.sizes.items())
+
+
+def _blocks(request: Request, states: xr.Dataset, starts: np.ndarray) -> Iterator[xr.Dataset]:
     """Forecasts of a few initial times each."""
-    fields, normaliser = stack(states, model.spec.channels), model.normaliser
-    assert normaliser is not None
+    spec, normaliser = request.model.spec, request.normaliser
     static = None
-    if model.spec.static:
-        static = torch.from_numpy(normaliser.normalise(np.array(stack(states, model.spec.static).values, np.float32), model.spec.static))
-    offsets = past_offsets(model, steps)
+    if spec.static:
+        static = torch.from_numpy(normaliser.normalise(np.array(stack(states, spec.static).values, np.float32), spec.static))
+    size, share = max(1, request.batch_size // request.members), min(request.batch_size, request.members)
     for first in range(0, len(starts), size):
         here = starts[first : first + size]
-        wanted = here[:, None] + offsets.astype("timedelta64[s]")
-        values = torch.from_numpy(np.array(fields.sel(time=wanted.ravel()).values, np.float32)).unflatten(0, wanted.shape)
-        past = dict(zip(offsets.tolist(), normaliser.normalise(values, model.spec.channels, wanted).unbind(1), strict=True))
-        frames = torch.stack(list(roll(model, past, seconds(here), steps, members, seed, static)), dim=2)
-        valid = seconds(here)[:, None, None] + np.arange(1, steps + 1) * model.spec.step
-        yield _as_dataset(model, normaliser.denormalise(frames.cpu(), model.spec.channels, valid).numpy(), here, members)
+        past, unseen = _past(request, states, here)
+        parts = []
+        for m in range(0, request.members, share):
+            numbers = range(m, min(m + share, request.members))
+            rolled = roll(request.model, past, seconds(here), request.steps, numbers, request.seed, static, unseen)
+            parts.append(torch.stack(list(rolled), dim=2))
+        frames = torch.cat(parts, dim=1)
+        valid = seconds(here)[:, None, None] + np.arange(1, request.steps + 1) * spec.step
+        values = normaliser.denormalise(frames.cpu(), spec.channels, valid)
+        if unseen is not None:
+            values.masked_fill_(unseen[:, None, None], torch.nan)
+        yield _described(_as_dataset(request.model, values.numpy(), here), states, request)
+
+
+def _past(request: Request, states: xr.Dataset, starts: np.ndarray) -> tuple[dict[int, Tensor], Tensor | None]:
+    """Normalised states [B, C, H, W] by seconds from the initial time, and where none of them has a masked channel."""
+    spec, normaliser = request.model.spec, request.normaliser
+    offsets = past_offsets(request.model, request.steps)
+    wanted = seconds(starts)[:, None] + offsets
+    unique, inverse = np.unique(wanted, return_inverse=True)
+    chosen = states.isel(time=np.searchsorted(seconds(states["time"].values), unique))
+    read = np.asarray(read_values(stack(chosen, spec.channels)), np.float32)
+    values = torch.from_numpy(read[inverse.reshape(wanted.shape)])
+    mask = normaliser.mask(values, spec.channels)
+    unseen = None if mask is None or mask.all() else ~mask.any(1)
+    return dict(zip(offsets.tolist(), normaliser.normalise(values, spec.channels, wanted).unbind(1), strict=True)), unseen
 
 
 def past_offsets(model: Model, steps: int) -> np.ndarray:
@@ -183,7 +308,7 @@ def past_offsets(model: Model, steps: int) -> np.ndarray:
     calls = -(-steps // spec.horizon)
     if calls > 1 and spec.history_step % spec.step:
         raise WxlabError(
-            f"{model.name or 'the model'} reads states every {spec.history_step / 3600:g} h and writes them every {spec.step / 3600:g} h, "
+            f"{_who(model)} reads states every {spec.history_step / 3600:g} h and writes them every {spec.step / 3600:g} h, "
             f"so it cannot read its own output; ask for at most {spec.horizon} steps"
         )
     bases = np.arange(calls)[:, None] * spec.horizon * spec.step
@@ -193,17 +318,27 @@ def past_offsets(model: Model, steps: int) -> np.ndarray:
 
 @torch.no_grad()
 def roll(
-    model: Model, past: dict[int, Tensor], starts: np.ndarray, steps: int, members: int = 1, seed: int = 0, static: Tensor | None = None
+    model: Model,
+    past: dict[int, Tensor],
+    starts: np.ndarray,
+    steps: int,
+    members: int | Sequence[int] = 1,
+    seed: int = 0,
+    static: Tensor | None = None,
+    unseen: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """The roll-out itself, on normalised tensors: yields the frames [B, M, C, H, W] one after the other.
 
     past: seconds from the initial time (0 and negative) -> state [B, C, H, W].  starts: initial times, int64 seconds [B].
+    members: how many, or their numbers.  unseen: bool [B, C, H, W], points that stay 0, as in the states that training showed.
     The first call makes all members from one history; then each (initial time, member) goes its own way.
     """
     spec = model.spec
+    numbers = range(members) if isinstance(members, int) else members
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     known = {offset: state.to(device).unsqueeze(1) for offset, state in past.items()}  # [B, 1 or M, C, H, W]
     static = static.to(device) if static is not None else None
+    hidden = unseen.to(device)[:, None, None] if unseen is not None else None
     for call, base in enumerate(range(0, steps * spec.step, spec.horizon * spec.step)):
         reads = [base - k * spec.history_step for k in reversed(range(spec.history))]
         writes = [base + k * spec.step for k in range(1, spec.horizon + 1)]
@@ -212,37 +347,45 @@ def roll(
         origin = np.repeat(starts, together)
         time = torch.from_numpy(origin[:, None] + np.array(reads + writes))
         batch = Batch(history.flatten(0, 1), None, time.to(device), _forcing(model, time, device), static)
-        streams = Streams(seed, starts, members, call)
+        streams = Streams(seed, starts, numbers, call)
         if together == 1:
-            block = model.predict(batch, members, streams)  # [B, M, To, C, H, W]
+            block = model.predict(batch, len(numbers), streams)  # [B, M, To, C, H, W]
         else:
-            block = model.predict(batch, 1, streams.folded())[:, 0].unflatten(0, (-1, members))
+            block = model.predict(batch, 1, streams.folded())[:, 0].unflatten(0, (-1, len(numbers)))
+        if hidden is not None:
+            block = block.masked_fill(hidden, 0)
         known.update({offset: block[:, :, k] for k, offset in enumerate(writes)})
         yield from (known[offset] for offset in writes[: steps - call * spec.horizon])
         known = {offset: state for offset, state in known.items() if offset > writes[-1] - spec.history * spec.history_step}
 
 
 def _forcing(model: Model, time: Tensor, device: torch.device) -> Tensor | None:
-    """Normalised forcing [B, Ti+To, F, H, W] of the times of a batch."""
+    """Normalised forcing [B, Ti+To, F, H, W] of the times of a batch; members share theirs."""
     names = model.spec.forcing
     if not names:
         return None
     assert model.normaliser is not None
-    values = torch.from_numpy(forcings.compute(names, time.numpy().ravel(), model.spec.grid)).unflatten(0, tuple(time.shape))
-    return model.normaliser.normalise(values, names).to(device)
+    unique, inverse = torch.unique(time, return_inverse=True)
+    values = model.normaliser.normalise(torch.from_numpy(forcings.compute(names, unique.numpy(), model.spec.grid)), names)
+    return values[inverse].to(device)
 
 
-def _as_dataset(model: Model, values: np.ndarray, starts: np.ndarray, members: int) -> xr.Dataset:
+def _as_dataset(model: Model, values: np.ndarray, starts: np.ndarray) -> xr.Dataset:
     """Frames [B, M, steps, C, H, W] in physical units as a forecast Dataset."""
     spec = model.spec
     y, x = spec.grid.dims
     leads = (np.arange(1, values.shape[2] + 1) * spec.step).astype("timedelta64[s]").astype("timedelta64[ns]")
-    dims = ("time", "number", "prediction_timedelta", "channel", y, x)
-    places = (starts, np.arange(members), leads, list(spec.channels), list(spec.grid.y), list(spec.grid.x))
+    dims = ("time", "number", LEAD, "channel", y, x)
+    places = (starts, np.arange(values.shape[1]), leads, list(spec.channels), list(spec.grid.y), list(spec.grid.x))
     array = xr.DataArray(values, dims=dims, coords=dict(zip(dims, places, strict=True)))
-    return unstack(array if members > 1 else array.isel(number=0, drop=True))
+    return unstack(array if values.shape[1] > 1 else array.isel(number=0, drop=True))
 
 
-def _described(forecast_: xr.Dataset, model: Model, seed: int) -> xr.Dataset:
-    forecast_.attrs.update({"model": model.name, "licence": model.licence, "seed": seed, "step_hours": model.spec.step / 3600})
-    return forecast_
+def _described(result: xr.Dataset, states: xr.Dataset, request: Request) -> xr.Dataset:
+    """The forecast with names and units of the states, and where it comes from."""
+    for name, field in result.data_vars.items():
+        known = states[name].attrs if name in states else {}
+        field.attrs.update({key: known[key] for key in ("units", "standard_name", "long_name") if key in known})
+    model = request.model
+    result.attrs = {"model": model.name, "licence": model.licence, "seed": int(request.seed), "step_hours": model.spec.step / 3600}
+    return result

@@ -13,11 +13,10 @@ from wxlab.climatology import Climatology
 from wxlab.errors import WxlabError, unknown
 from wxlab.forcings import DAY, seconds
 from wxlab.grids import Grid, grid_of
+from wxlab.rollout import LEAD, States
 from wxlab.splits import time_text
 from wxlab.store import Store, open_store
 
-LEAD = "prediction_timedelta"
-States = xr.Dataset | Store | str | os.PathLike[str]
 Reference = Climatology | xr.Dataset
 # variable, levels (None: it has none), times (int64 seconds [T]) -> [T, levels, H, W]
 Reader = Callable[[str, Sequence[float | None], np.ndarray], np.ndarray]
@@ -40,7 +39,7 @@ def as_forecast(forecast: Any, name: str = "forecast") -> xr.Dataset:
     return forecast
 
 
-def as_states(truth: Any) -> xr.Dataset:
+def as_states(truth: States) -> xr.Dataset:
     """States over (valid) ``time``, of a Dataset, a store or its path.  Raises WxlabError for anything else."""
     if not isinstance(truth, xr.Dataset):
         if not isinstance(truth, (Store, str, os.PathLike)):
