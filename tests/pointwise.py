@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,15 @@ SPLITS = {"train": ["2001-01-01", "2001-02-09"], "validation": ["2001-02-10", "2
 
 
 class Pointwise(Model):
-    """The same affine map at every point; with ``norm`` a batch normalisation before it, with ``dropout`` that on its input."""
+    """The same affine map at every point; ``norm``, ``dropout``: of its input; ``spare``: a parameter that nothing uses."""
 
-    def __init__(self, spec: Spec, *, norm: bool = False, dropout: float = 0.0) -> None:
-        super().__init__(spec, norm=norm, dropout=dropout)
+    def __init__(self, spec: Spec, *, norm: bool = False, dropout: float = 0.0, spare: bool = False) -> None:
+        super().__init__(spec, norm=norm, dropout=dropout, spare=spare)
         channels = len(spec.channels)
         self.norm = nn.BatchNorm2d(spec.history * channels) if norm else nn.Identity()
         self.dropout = nn.Dropout(dropout)
         self.map = nn.Conv2d(spec.history * channels, spec.horizon * channels, 1)
+        self.spare = nn.Parameter(torch.ones(1)) if spare else None
 
     def forward(self, history: Tensor) -> Tensor:
         out: Tensor = self.map(self.dropout(self.norm(history.flatten(1, 2))))
@@ -44,6 +46,7 @@ class Plain(Recipe):
 
     def __init__(self, model: Model, *, lr: float = 0.01, sgd: bool = False, bad: int = -1, spoil: str = "loss") -> None:
         super().__init__()
+        self.unused_parameters = bool(model.config["spare"])
         self.lr, self.final_lr, self.sgd, self.bad, self.spoil = lr, lr, sgd, bad, spoil
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.trace: list[dict[str, Tensor]] = []
@@ -55,7 +58,10 @@ class Plain(Recipe):
         assert batch.target is not None
         mse = masked_mse(model(batch.history), batch.target, batch.target_mask)
         if self.steps == self.bad:
-            mse = mse * float("nan") if self.spoil == "loss" else mse + (model.map.weight - model.map.weight.detach()).square().sum().sqrt()  # type: ignore[union-attr, operator]
+            if self.spoil == "loss" or (self.spoil == "second process" and os.environ.get("RANK") == "1"):
+                mse = mse * float("nan")
+            elif self.spoil == "gradient":
+                mse = mse + (model.map.weight - model.map.weight.detach()).square().sum().sqrt()  # type: ignore[union-attr, operator]
         return mse, {"mse": mse.detach()}
 
     def after_step(self, model: Model, step: int) -> None:
@@ -69,15 +75,15 @@ class Noisy(Recipe):
     warmup = 0.3
     done: Tensor
 
-    def __init__(self, model: Model, *, lr: float = 0.01, stage: int = 0) -> None:
+    def __init__(self, model: Model, *, lr: float = 0.01, stage: int = 0, noise: float = 0.1) -> None:
         super().__init__()
-        self.lr, self.stage = lr, stage
+        self.lr, self.stage, self.noise = lr, stage, noise
         self.copy = nn.Conv2d(model.map.in_channels, model.map.out_channels, 1).requires_grad_(False)  # type: ignore[union-attr, arg-type]
         self.register_buffer("done", torch.zeros(()))
 
     def loss(self, model: Model, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         assert batch.target is not None
-        noise = 0.1 * torch.randn(batch.history.shape, generator=generator, device=generator.device)
+        noise = self.noise * torch.randn(batch.history.shape, generator=generator, device=generator.device)
         output = model(batch.history + noise)
         pull = (output.flatten(1, 2) - self.copy(batch.history.flatten(1, 2))).square().mean()
         mse = masked_mse(output, batch.target) / (1 + self.done + self.stage)
@@ -90,13 +96,13 @@ class Noisy(Recipe):
             mine.lerp_(theirs, 0.1)
 
 
-def _recipes(model: Model, *, lr: float = 0.01, stages: int = 2) -> list[Recipe]:
-    return [Noisy(model, lr=lr, stage=stage) for stage in range(stages)]
+def _recipes(model: Model, *, lr: float = 0.01, stages: int = 2, noise: float = 0.1) -> list[Recipe]:
+    return [Noisy(model, lr=lr, stage=stage, noise=noise) for stage in range(stages)]
 
 
 _PRESET = {"channels": NAMES, "grid": (4, 8), "history": 2, "horizon": 1, "step": 86400}
 _WET = {**_PRESET, "dropout": 0.2}
-_OPTIONS = frozenset({"norm", "dropout"})
+_OPTIONS = frozenset({"norm", "dropout", "spare"})
 PLAIN = Entry("plain", "Plain", {"tiny": _PRESET, "demo": _PRESET}, Pointwise, Plain, citation="doi:1", options=_OPTIONS)
 NOISY = Entry("noisy", "Noisy", {"tiny": _WET, "demo": _WET}, Pointwise, _recipes, options=_OPTIONS)
 ENTRIES = {"plain": "pointwise:PLAIN", "noisy": "pointwise:NOISY"}

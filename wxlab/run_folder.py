@@ -95,12 +95,12 @@ class RunFolder:
             with atomic_file(self._state) as temporary:
                 torch.save({**state, "metrics_bytes": self.metrics_bytes}, temporary)
 
-    def read_state(self, device: torch.device) -> Values | None:
+    def read_state(self) -> Values | None:
         """The state that was kept last; None when there is none."""
         if not self._state.is_file():
             return None
         try:
-            state: Values = torch.load(self._state, map_location=device, weights_only=True)
+            state: Values = torch.load(self._state, map_location="cpu", weights_only=True)
             self.metrics_bytes = state["metrics_bytes"]
         except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError, OSError):
             raise self.damaged() from None

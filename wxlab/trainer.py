@@ -6,7 +6,7 @@
 Several processes are started by ``torchrun --nproc-per-node N``. They share each batch, so that the result is the one of a single
 process to rounding, except where a recipe draws random numbers (each process draws its own) or a network normalises over the batch
 (BatchNorm sees its share only; running statistics are those of the main process). Under a mask each process, and each micro-batch,
-averages over its own observed points. A last validation batch with fewer windows than processes is left out.
+averages over its own observed points.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import math
 import os
 import random
 import time
+import warnings
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -63,11 +64,11 @@ def train(
     finite.
     """
     options, data = parse(settings), open_store(store)
-    with randomness_kept():
+    with randomness_kept(), warnings.catch_warnings():
         torch.manual_seed(options.seed)
         model = model_for(model_or_name, data, options)
         stages = stages_of(model, options)
-        accelerator = accelerator_for(options)
+        accelerator = accelerator_for(options, stages)
         folder = RunFolder(run_dir, accelerator.is_main_process)
         facts = {**options.model_dump(exclude=set(FREE)), "name": model.name, "config": model.config, "spec": model.spec.to_dict()}
         with folder.alone():
@@ -109,7 +110,8 @@ class Run:
         self.accelerator, self.device = accelerator, accelerator.device
         self.seconds, self.late = 0.0, False
         self.module: Any = None
-        self.windows = self._windows("train", shuffle=True, seed=options.seed, drop_last=True, stride=options.stride)
+        share = {"batch_size": options.batch_size, "rank": accelerator.process_index, "world": accelerator.num_processes}
+        self.windows = self._windows("train", shuffle=True, seed=options.seed, drop_last=True, stride=options.stride, **share)
         if not len(self.windows):
             count = self.windows.samples
             raise WxlabError(f"batch_size={options.batch_size} is more than the {count} training windows; take a smaller batch")
@@ -120,12 +122,9 @@ class Run:
         self.checkpoint_every = options.checkpoint_every or self.validate_every
 
     def _windows(self, split: str, **how: Any) -> Windows:
-        spec, accelerator = self.model.spec, self.accelerator
-        return Windows(
-            self.store, split, history=spec.history, horizon=spec.horizon, step=spec.step / 3600, history_step=spec.history_step / 3600,
-            batch_size=self.options.batch_size, rank=accelerator.process_index, world=accelerator.num_processes,
-            pin=self.device.type == "cuda", **how,
-        )  # fmt: skip
+        spec, pin = self.model.spec, self.device.type == "cuda"
+        frames: dict[str, Any] = {"history": spec.history, "horizon": spec.horizon}
+        return Windows(self.store, split, **frames, step=spec.step / 3600, history_step=spec.history_step / 3600, pin=pin, **how)
 
     def _validation_windows(self) -> Windows | None:
         if "validation" not in self.store.splits:
@@ -140,7 +139,9 @@ class Run:
 
     def go(self) -> None:
         """Train all stages, or what is left of them."""
-        state = self.folder.read_state(self.device)
+        # what a network chooses for speed (channels last) is not news to who trains it
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+        state = self.folder.read_state()
         for stage in range(state["stage"] if state else 0, len(self.stages)):
             self._begin(stage)
             if state is not None:
@@ -282,7 +283,7 @@ class Run:
         if self.accelerator.num_processes > 1:  # the main process's running statistics are the ones that would be saved
             broadcast(list(model.buffers()))
         total, count = torch.zeros((), dtype=torch.float64, device=self.device), 0
-        for batch in self.validation.epoch(0):
+        for batch in self._validation_batches():
             starts = batch.time[:, model.spec.history - 1]
             streams = Streams(self.options.seed, starts, 1, 0) if model.spec.stochastic != "none" else None
             with self.accelerator.autocast():
@@ -298,6 +299,15 @@ class Run:
         else:
             self.stale += 1
         return {"validation": score}
+
+    def _validation_batches(self) -> Generator[Batch, None, None]:
+        """This process's share of the validation windows; together they are all, whatever the number of processes."""
+        assert self.validation is not None
+        accelerator = self.accelerator
+        mine = np.array_split(np.arange(self.validation.samples), accelerator.num_processes)[accelerator.process_index]
+        size = max(1, self.options.batch_size // accelerator.num_processes)
+        for first in range(0, len(mine), size):
+            yield self.validation.batch(mine[first : first + size])
 
     # ---- what is written
 

@@ -89,7 +89,7 @@ def randomness_kept() -> Iterator[None]:
         np.random.set_state(states[1])
 
 
-def accelerator_for(options: Settings) -> Accelerator:
+def accelerator_for(options: Settings, stages: list[Recipe]) -> Accelerator:
     """A fresh accelerator: its state is global, and an earlier run of this process may have set it otherwise."""
     gpu = torch.cuda.is_available()
     if options.device == "cuda" and not gpu:
@@ -98,5 +98,5 @@ def accelerator_for(options: Settings) -> Accelerator:
     if options.precision == "fp16" and cpu:
         raise WxlabError("precision='fp16' needs a GPU; give 'bf16' or 'no'")
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
-    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    unused = DistributedDataParallelKwargs(find_unused_parameters=any(recipe.unused_parameters for recipe in stages))
     return Accelerator(cpu=cpu, mixed_precision=options.precision, kwargs_handlers=[unused])

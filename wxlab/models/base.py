@@ -136,11 +136,15 @@ class Model(nn.Module):
 
 
 class Recipe(nn.Module):
-    """How a model is trained. Momentum copies and other state are submodules and buffers here, never of the model."""
+    """How a model is trained. Momentum copies and other state are submodules and buffers here, never of the model.
+
+    ``unused_parameters``: a loss may leave out parameters that ask for gradients; training in several processes must know.
+    """
 
     lr: float = 1e-3
     warmup: float = 0.0
     final_lr: float = 1e-6
+    unused_parameters: bool = False
 
     def parameter_groups(self, model: Model) -> list[dict[str, Any]]:
         """What the optimiser gets: parameters with their own ``lr`` or ``weight_decay`` where they differ."""
