@@ -178,7 +178,7 @@ def initial_times(model: Model, initial: States, *, steps: int = 1, last: int = 
 def _too_few(model: Model, times: np.ndarray, last: int) -> WxlabError:
     spec = model.spec
     verified = f" and {last} every {spec.step / 3600:g} h after it" if last else ""
-    spacing = f", every {regular_step(times) / 3600:g} h" if len(times) > 1 else ""
+    spacing = f" every {regular_step(times) / 3600:g} h" if len(times) > 1 else ""
     return WxlabError(
         f"{_who(model)} needs {spec.history} state(s) every {spec.history_step / 3600:g} h up to the initial time{verified}, without "
         f"a gap, and among the {len(times)} given{spacing} there is no such run; give more states, or states at that spacing"
