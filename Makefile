@@ -16,6 +16,8 @@ lint: .venv/.installed
 	$(BIN)/mypy
 	$(BIN)/python tools/nbclean.py --check notebooks/*.ipynb
 
+# one thread for each of the two test processes: small arrays are slower on more
+test: export OMP_NUM_THREADS = 1
 test: lint
 	$(BIN)/python -m pytest tests -n 2 --dist loadfile -q
 	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 notebooks -n 2 --dist loadfile -q

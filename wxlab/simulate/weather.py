@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -210,7 +211,7 @@ def _chunks(settings: Settings, grid: Grid, levels: tuple[int, ...], names: tupl
     with torch.inference_mode():
         output = Output(core, make_orography(core)[0], grid, levels)
     progress = tqdm(total=settings.members, desc="simulating weather", unit="member", disable=None, leave=False)
-    with progress:
+    with progress, _one_thread():
         for start in range(0, settings.members, GROUP):
             members = list(range(start, min(start + GROUP, settings.members)))
             with torch.inference_mode():
@@ -220,6 +221,17 @@ def _chunks(settings: Settings, grid: Grid, levels: tuple[int, ...], names: tupl
                 for begin in range(0, len(run), PIECE):
                     part = [(state[..., column], rain[..., column]) for state, rain in run[begin : begin + PIECE]]
                     yield _dataset(settings, output, part, names, member, begin)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The arrays are small: on a busy machine two threads that wait for each other are many times slower than one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _dataset(
