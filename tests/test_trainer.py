@@ -202,6 +202,15 @@ def test_tensorboard_is_written_when_asked(store: Store, tmp_path: Path) -> None
     assert [path.name.startswith("events") for path in (tmp_path / "tensorboard").iterdir()] == [True]
 
 
+def test_progress_is_shown_and_pictures_are_fed(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from wxlab.plots.losses import LiveLoss, read_metrics
+
+    live = LiveLoss()
+    train("plain", store, run_dir=tmp_path, steps=4, log_every=1, callbacks=[live], device="auto")
+    assert "plain: 100%" in capsys.readouterr().err
+    assert live.records == read_metrics(tmp_path) and len(live.figure().axes[0].lines) >= 2
+
+
 # ---- which data it sees
 
 

@@ -37,6 +37,7 @@ def save_checkpoint(model: Model, path: str | os.PathLike[str], **extra: Any) ->
     if target.suffix != ".safetensors":
         target = target.with_suffix(".safetensors") if target.suffix == ".json" else target.with_name(target.name + ".safetensors")
     facts = {
+        **extra,
         "format": FORMAT,
         "model": model.name,
         "config": model.config,
@@ -46,7 +47,6 @@ def save_checkpoint(model: Model, path: str | os.PathLike[str], **extra: Any) ->
         "citation": get_entry(model.name).citation,
         "parameters": sum(p.numel() for p in model.parameters()),
         "versions": {"wxlab": wxlab.__version__, **{name: version(name) for name in _PACKAGES}},
-        **extra,
     }
     facts = json.loads(json.dumps(facts, default=plain))
     # clones, because the format refuses tensors that share memory, such as tied weights
