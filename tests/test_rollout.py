@@ -107,6 +107,9 @@ def test_states_read_further_apart_than_they_are_written() -> None:
         days[n + 1] = 2 * days[n] - days[n - 2]
         np.testing.assert_allclose(made["2m_temperature"].values[:, n], days[n + 1] * 5 + 280, rtol=5e-6)
     assert made["time"].values[0] == STATES["time"].values[2]
+    gap, days = STATES.isel(time=[*range(5), *range(6, 20)]), STATES["time"].values
+    assert days[6] in initial_times(model, gap)  # one step does not read the day that is missing, more do
+    assert days[6] not in initial_times(model, gap, steps=2) and days[6] not in initial_times(model, gap, last=2)
 
 
 def test_a_block_whose_states_are_too_coarse_to_be_read_again() -> None:
@@ -304,13 +307,15 @@ def test_units_and_origin_travel_along() -> None:
     assert made["2m_temperature"].dtype == np.float32 and "number" not in made.dims
 
 
-@pytest.mark.parametrize("chunk_bytes", [1, 700, 1 << 25])
-def test_a_forecast_written_in_pieces_is_the_one_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int) -> None:
+@pytest.mark.parametrize(("chunk_bytes", "leads"), [(1, (1, 1, 1, 1, 1)), (1600, (2, 2, 1)), (1 << 25, (5,))])
+def test_a_forecast_written_in_pieces_is_the_one_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int, leads: tuple[int, ...]
+) -> None:
     monkeypatch.setattr(rollout, "CHUNK_BYTES", chunk_bytes)
     out = tmp_path / "deep" / "f.zarr"
     whole = forecast(walk(), STATES, steps=5, members=2)
     written = forecast(walk(), STATES, steps=5, members=2, batch_size=6, out=out)
-    assert written.chunks["time"] == (3, 3, 3, 3, 3, 3, 2)
+    assert written.chunks["time"] == (3, 3, 3, 3, 3, 3, 2) and written.chunks[LEAD] == leads
     xr.testing.assert_identical(written.load(), whole)
     again = forecast(walk(), STATES, steps=1, out=out)  # a forecast may take the place of a forecast
     assert again.sizes[LEAD] == 1 and [path.name for path in out.parent.iterdir()] == ["f.zarr"]
