@@ -73,7 +73,8 @@ def test_public_names_resolve() -> None:
 
 
 def test_grib_reader_does_not_crash_python_at_exit() -> None:
-    script = "import wxlab.readers.grib as g, sys; import cfgrib; print(list(sys.modules).index('pyproj') < list(sys.modules).index('eccodes'))"
+    order = "names.index('pyproj') < names.index('eccodes')"
+    script = f"import sys, wxlab.readers.grib; import cfgrib; names = list(sys.modules); print({order})"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-300:]
     assert done.stdout.strip() == "True"

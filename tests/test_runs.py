@@ -48,19 +48,29 @@ def test_parameters_are_read_from_the_tagged_cell(notebook_file: Path) -> None:
     assert found["tag"].annotation == "str | None"
 
 
-@pytest.mark.parametrize(
-    ("annotation", "given", "expected"),
-    [("int", "12", 12), ("float", "3", 3.0), ("bool", "false", False), ("str", "false", "false"), ("str | None", "none", None), ("list[int]", "[1, 2]", [1, 2])],
-)  # fmt: skip
+CASTS = [
+    ("int", "12", 12),
+    ("float", "3", 3.0),
+    ("bool", "false", False),
+    ("str", "false", "false"),
+    ("str | None", "none", None),
+    ("list[int]", "[1, 2]", [1, 2]),
+]
+
+
+@pytest.mark.parametrize(("annotation", "given", "expected"), CASTS)
 def test_strings_are_cast_by_annotation(annotation: str, given: str, expected: object) -> None:
     value = cast("x", given, Parameter(annotation, None, ""))
     assert value == expected
     assert type(value) is type(expected)
 
 
-@pytest.mark.parametrize(("annotation", "given"), [("int", "two"), ("int", 2.5), ("bool", "3"), ("int", True), ("list[int]", 4), ("str", 3)])
+WRONG = [("int", "two"), ("int", 2.5), ("bool", "3"), ("int", True), ("list[int]", 4), ("str", 3)]
+
+
+@pytest.mark.parametrize(("annotation", "given"), WRONG)
 def test_wrong_types_are_refused(annotation: str, given: object) -> None:
-    with pytest.raises(WxlabError, match="parameter x=.* must be"):
+    with pytest.raises(WxlabError, match=r"parameter x=.* must be"):
         cast("x", given, Parameter(annotation, None, ""))
 
 

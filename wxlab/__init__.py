@@ -23,7 +23,9 @@ _PUBLIC = {
     "verify": "wxlab.verification",
     "explore": "wxlab.plots",
 }
-_MODULES = ("attention", "catalog", "grids", "models", "notebook", "plots", "simulate", "store", "verification", "windows")
+_MODULES = (
+    "attention", "catalog", "grids", "models", "notebook", "plots", "rollout", "simulate", "store", "verification", "windows",
+)  # fmt: skip
 
 __all__ = ["__version__", *_PUBLIC, *_MODULES]
 
