@@ -16,6 +16,9 @@ from safetensors.torch import load_file
 from train_in_processes import run_case
 
 from wxlab import models
+from wxlab.checkpoints import load_checkpoint
+from wxlab.models.base import per_sample_mse
+from wxlab.windows import Windows
 
 TOLERANCE = {torch.float32: {"rtol": 2e-5, "atol": 2e-6}, torch.int64: {"rtol": 0, "atol": 0}}
 
@@ -57,13 +60,21 @@ def test_two_processes_train_like_one(folders: tuple[Path, Path, Path], monkeypa
         assert theirs.get("validation") == (pytest.approx(mine["validation"], rel=1e-4) if "validation" in mine else None)
 
 
-def test_statistics_of_a_share_of_the_batch_train_too(folders: tuple[Path, Path, Path]) -> None:
+def test_statistics_of_a_share_of_the_batch_train_too(folders: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("statistics", "met2net"):
         run = folders[1] / name
         weights = load_file(run / "best.safetensors")
         assert all(torch.isfinite(value).all() for value in weights.values())
         found = lines(run)
         assert all(line["loss"] > 0 for line in found)
+    for entry, place in ENTRIES.items():
+        monkeypatch.setitem(models._REGISTRY, entry, place)
+    model = load_checkpoint(folders[1] / "statistics")
+    batch = next(iter(Windows(folders[0], "validation", history=2, horizon=1, batch_size=100)))
+    assert batch.target is not None
+    with torch.no_grad():  # of the saved statistics, though each process had its own
+        expected = float(per_sample_mse(model.predict(batch)[:, 0], batch.target).mean())
+    assert model.facts["validation"] == pytest.approx(expected, rel=1e-5)
     losses = [line["loss"] for line in lines(folders[1] / "statistics")]
     assert max(losses[-3:]) < 0.9 * losses[0]
 
