@@ -9,6 +9,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+# xarray loads eccodes when it looks for its engines, and Python crashes at exit when eccodes comes before pyproj
+import pyproj  # noqa: F401
+
 __version__ = "0.1.0"
 
 _PUBLIC = {

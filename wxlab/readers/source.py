@@ -203,10 +203,9 @@ _IMPORTS = threading.Lock()
 
 
 def need(request: Request, module: str) -> None:
-    """Import an optional package, or say which extra brings it. pyproj goes first: after eccodes it crashes Python at exit."""
+    """Import an optional package, or say which extra brings it."""
     with _IMPORTS:
         try:
-            __import__("pyproj")
             __import__(module)
         except ImportError:
             raise request.error(f"it needs the package {module}; run: pip install 'wxlab[{_EXTRAS[module]}]'") from None
