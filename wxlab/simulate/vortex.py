@@ -113,7 +113,7 @@ def _seed_one(dataset: xr.Dataset, fields: dict[str, xr.DataArray], track: xr.Da
             here = np.unravel_index(distance.argmin(), distance.shape)
             depth = float(fields["mean_sea_level_pressure"].values[n][here]) - value
         else:
-            depth = DENSITY * np.e * value**2 / shape
+            depth = DENSITY * math.e * value**2 / shape
         if depth > 0:
             _add(fields, n, Vortex(depth, radius, shape), distance, outward, latitude)
 
