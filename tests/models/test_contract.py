@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import json
 from fnmatch import fnmatch
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from standins import Noise, memory_store, windows
 from torch import Tensor
 
+from wxlab.checkpoints import load_checkpoint, save_checkpoint
 from wxlab.errors import WxlabError
 from wxlab.models import Batch, Model, Recipe, Spec, create_model, get_entry, list_models
 
@@ -159,11 +159,8 @@ def test_spec_and_config_rebuild_the_model(name: str) -> None:
     assert torch.equal(predict(again.eval(), batch), predict(model, batch))
 
 
-@pytest.mark.skipif(importlib.util.find_spec("wxlab.checkpoints") is None, reason="checkpoints are not there yet")
 @pytest.mark.parametrize("name", ALL)
 def test_saved_and_loaded_it_forecasts_the_same(name: str, tmp_path: Path) -> None:
-    from wxlab.checkpoints import load_checkpoint, save_checkpoint
-
     model = make(name)
     if model.normaliser is None:
         model.normaliser = memory_store(model.spec).normaliser
