@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from wxlab.blocks import Blocks
 from wxlab.errors import WxlabError
 from wxlab.grids import Grid
+from wxlab.preparation.blocks import Blocks
 from wxlab.store import open_store, prepare
 
 

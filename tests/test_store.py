@@ -250,7 +250,7 @@ def test_same_request_is_done_already_and_another_is_refused(data: xr.Dataset, t
 
 
 def test_a_failed_run_goes_on_where_it_stopped(data: xr.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from wxlab.blocks import Blocks
+    from wxlab.preparation.blocks import Blocks
 
     done: list[int] = []
     write = Blocks.write

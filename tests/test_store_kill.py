@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from noise import make, times_of
 
-from wxlab.blocks import Blocks
 from wxlab.errors import WxlabError
 from wxlab.grids import Grid
+from wxlab.preparation.blocks import Blocks
 from wxlab.store import open_store, prepare
 
 PROCESSES = multiprocessing.get_context("forkserver")  # its children are forked from a process that has no threads

@@ -19,9 +19,9 @@ from wxlab.checkpoints import load_checkpoint
 from wxlab.errors import WxlabError
 from wxlab.models.base import per_sample_mse
 from wxlab.rollout import forecast
-from wxlab.run_folder import RunFolder
 from wxlab.store import Store, open_store
 from wxlab.trainer import train
+from wxlab.training.run_folder import RunFolder
 from wxlab.windows import Windows
 
 QUIET: dict[str, Any] = {"progress": False, "device": "cpu"}

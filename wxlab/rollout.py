@@ -19,13 +19,13 @@ import xarray as xr
 from torch import Tensor
 
 from wxlab import forcings
-from wxlab.blocks import read_values
 from wxlab.channels import locate_channel, stack, unstack
 from wxlab.errors import WxlabError, unknown
 from wxlab.files import atomic_dir
 from wxlab.forcings import seconds
 from wxlab.grids import grid_of
 from wxlab.models.base import Batch, Model
+from wxlab.preparation.blocks import read_values
 from wxlab.splits import parse_time, regular_step, time_text
 from wxlab.store import Normaliser, Store, open_store
 

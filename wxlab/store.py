@@ -17,7 +17,6 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from wxlab.accumulations import deaccumulate
 from wxlab.channels import dataset_channels, stack, unstack
 from wxlab.climatology import Climatology
 from wxlab.errors import WxlabError, unknown
@@ -26,6 +25,7 @@ from wxlab.frames import Frames
 from wxlab.grids import Grid
 from wxlab.normaliser import Normaliser, Transform
 from wxlab.preparation import FORMAT, prepare
+from wxlab.preparation.accumulations import deaccumulate
 from wxlab.splits import mask_of, time_text
 
 __all__ = [

@@ -32,10 +32,10 @@ from wxlab.checkpoints import save_checkpoint
 from wxlab.errors import WxlabError
 from wxlab.models.base import Batch, Model, Recipe
 from wxlab.rollout import Streams
-from wxlab.run_folder import RunFolder
 from wxlab.store import Store, open_store
-from wxlab.trainer_settings import FREE, Settings, parse
-from wxlab.trainer_setup import accelerator_for, model_for, randomness_kept, stages_of
+from wxlab.training.run_folder import RunFolder
+from wxlab.training.settings import FREE, Settings, parse
+from wxlab.training.setup import accelerator_for, model_for, randomness_kept, stages_of
 from wxlab.windows import Windows
 
 Callback = Callable[[dict[str, Any]], None]
@@ -56,7 +56,7 @@ def train(
     trained in place (it ends with the last weights, not the best).  store: a Store or its path.  run_dir: gets ``best`` and ``last``
     checkpoints, ``metrics.jsonl``, ``settings.json`` and the resume state.  resume: go on with an interrupted run, to the same bits
     (CPU, same number of processes); a finished one is returned as it is; False refuses a folder that holds a run.
-    callbacks: called with each line of metrics.  settings: see ``wxlab.trainer_settings.Settings``.
+    callbacks: called with each line of metrics.  settings: see ``wxlab.training.settings.Settings``.
 
     Best means the lowest squared error on the ``validation`` split, of the last stage; without such a split it is the last. The test
     split is not opened.

@@ -17,14 +17,14 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from wxlab.blocks import Blocks, check_scheduler, journal, read_journal, run_tasks
 from wxlab.errors import WxlabError
 from wxlab.files import atomic_file, replace_dir, write_json
 from wxlab.grids import GridLike
 from wxlab.normaliser import Normaliser, Policy, Transform
-from wxlab.plan import FORMAT, Plan, Settings, digest, make_plan
+from wxlab.preparation.blocks import Blocks, check_scheduler, journal, read_journal, run_tasks
+from wxlab.preparation.plan import FORMAT, Plan, Settings, digest, make_plan
+from wxlab.preparation.statistics import check_observed, groups, training_statistics
 from wxlab.splits import time_text
-from wxlab.statistics import check_observed, groups, training_statistics
 
 CHUNK_BYTES = 64 << 20
 

@@ -17,7 +17,7 @@ from wxlab.errors import WxlabError, unknown
 from wxlab.models import create_model, get_entry
 from wxlab.models.base import Model, Recipe
 from wxlab.store import Store
-from wxlab.trainer_settings import Settings
+from wxlab.training.settings import Settings
 
 
 def model_for(model_or_name: Model | str, store: Store, options: Settings) -> Model:

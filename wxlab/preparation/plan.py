@@ -15,16 +15,16 @@ import xarray as xr
 import zarr
 
 import wxlab
-from wxlab.accumulations import apply
-from wxlab.blocks import Blocks, Part, read_values
 from wxlab.channels import belongs, dataset_channels, locate_channel
 from wxlab.climatology import Terms, choose_terms
 from wxlab.errors import WxlabError, unknown
 from wxlab.forcings import BOUNDED, FORCINGS, seconds
 from wxlab.grids import METHODS, Grid, GridLike, Regridder, crop_to_multiple, default_method, grid_of, join_columns, parse_grid
 from wxlab.normaliser import POLICIES
+from wxlab.preparation.accumulations import apply
+from wxlab.preparation.blocks import Blocks, Part, read_values
+from wxlab.preparation.statistics import Request
 from wxlab.splits import Ranges, find_runs, interval, mask_of, regular_step, resolve_splits, time_text
-from wxlab.statistics import Request
 
 FORMAT = "wxlab store 1"
 
