@@ -36,16 +36,14 @@ def main() -> None:
         raise SystemExit(130) from None
 
 
-def _pairs(values: list[str] | None) -> dict[str, Any]:
-    """``name=value`` pairs as a dict; values are read as YAML, so that numbers, lists and true/false are what they look like."""
-    import yaml
-
+def _pairs(values: list[str] | None) -> dict[str, str]:
+    """``name=value`` pairs as a dict of texts."""
     result = {}
     for text in values or []:
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise WxlabError(f"parameter {text!r} is not of the form NAME=VALUE; write for example -p steps=200")
-        result[name.strip()] = yaml.safe_load(value)
+        result[name.strip()] = value
     return result
 
 
@@ -127,9 +125,11 @@ def train(
     parameters: Pairs = None,
 ) -> None:
     """Train a model on a store.  Example: wxlab train met2net store.zarr --run-dir runs/a -p steps=200 -p lr=0.001"""
+    from wxlab.runs import read_value
     from wxlab.trainer import train as train_model
 
-    path = train_model(model, store, run_dir=run_dir, resume=not fresh, preset=preset, **_pairs(parameters))
+    settings: dict[str, Any] = {name: read_value(text) for name, text in _pairs(parameters).items()}
+    path = train_model(model, store, run_dir=run_dir, resume=not fresh, preset=preset, **settings)
     print(f"wrote {path}")
 
 
@@ -188,7 +188,8 @@ def run(
     """Run a notebook headless.  Example: wxlab run notebooks/02_met2net.ipynb --preset demo -p steps=400"""
     from wxlab.runs import run as run_notebook
 
-    done = run_notebook(notebook, out, preset=preset, **_pairs(parameters))
+    values: dict[str, Any] = dict(_pairs(parameters))
+    done = run_notebook(notebook, out, preset=preset, **values)
     print(f"wrote {done.notebook} ({done.seconds:.0f} s)")
     _print_claims(notebook.stem, done.result.get("claims", []))
 
@@ -206,9 +207,11 @@ def sweep(
 
     Example: wxlab sweep notebooks/02_met2net.ipynb runs/sweep -p 'steps=[50, 100]' -p 'seed=[0, 1]'
     """
+    from wxlab.runs import read_value
     from wxlab.runs import sweep as run_sweep
 
-    grid = {name: value if isinstance(value, list) else [value] for name, value in _pairs(parameters).items()}
+    read = {name: read_value(text) for name, text in _pairs(parameters).items()}
+    grid = {name: value if isinstance(value, list) else [value] for name, value in read.items()}
     table = run_sweep(notebook, out, grid, scheduler, preset=preset, workers=workers)
     print(table.to_string(index=False))
     print(f"wrote {out / 'sweep.csv'}")
@@ -226,8 +229,13 @@ def demo(
     from wxlab.runs import run as run_notebook
 
     folder = notebooks or _notebook_folder()
+    series = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    if not series:
+        raise WxlabError(f"{folder} holds no notebook of the form NN_name.ipynb; name the folder of the series with --notebooks")
+    if not list((folder / "presets").glob(f"*.{preset}.yaml")):
+        raise WxlabError(f"no notebook in {folder} has the preset {preset!r}, so nothing would be checked; use --preset demo")
     failed, total = [], 0.0
-    for notebook in sorted(folder.glob("[0-9][0-9]_*.ipynb")):
+    for notebook in series:
         has_preset = (folder / "presets" / f"{notebook.stem}.{preset}.yaml").is_file()
         print(f"{notebook.name} ...", flush=True)
         done = run_notebook(notebook, out, preset=preset if has_preset else None)

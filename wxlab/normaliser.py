@@ -130,7 +130,7 @@ class Normaliser:
             policy = self.nan.get(name, "error")
             if policy != "error":
                 value = self._fill(name) if policy == "fill" and self.transforms[name].kind != "anomaly" else 0.0
-                x.select(-3, i).nan_to_num_(nan=value)
+                x.select(-3, i).nan_to_num_(nan=value, posinf=value, neginf=value)
         return x
 
     def _fill(self, name: str) -> float:

@@ -16,7 +16,7 @@ from typing import Any
 
 from wxlab.errors import WxlabError
 from wxlab.files import write_json
-from wxlab.runs import NotebookResult, run, sweep
+from wxlab.runs import NotebookResult, code_version, run, run_key, sweep
 
 __all__ = ["NotebookResult", "check", "claim", "record", "run", "setup", "sweep"]
 
@@ -28,6 +28,7 @@ class _Session:
     """The notebook that is running: where it writes, what it has claimed."""
 
     run_dir: Path
+    parent: Path | None = None
     started: float = field(default_factory=time.perf_counter)
     claims: list[dict[str, Any]] = field(default_factory=list)
 
@@ -44,8 +45,9 @@ def _current() -> _Session:
 def setup(run_dir: str | Path, *, seed: int = 0, threads: int | None = None) -> Path:
     """Begin a notebook: make its run folder, seed torch, numpy and python, set the plotting style.
 
-    run_dir: where the notebook writes (made when absent).  seed: for every global random stream.  threads: for torch
-    (None: as torch chooses).  Returns the run folder.
+    run_dir: the notebook's folder; each set of parameters, and each version of the code, gets a subfolder of its own, so that a
+    changed parameter never meets the files of another run and a repeated run finds its own.  seed: for every global random stream.
+    threads: for torch (None: as torch chooses).  Returns the subfolder.
     """
     global _session
     import random
@@ -62,9 +64,11 @@ def setup(run_dir: str | Path, *, seed: int = 0, threads: int | None = None) -> 
         torch.set_num_threads(threads)
     use_style()
     _show_figures()
-    folder = Path(run_dir)
+    parent = Path(run_dir)
+    parameters = {name: value for name, value in _parameters().items() if name != "run_dir"}
+    folder = parent / run_key(parameters, code_version())
     folder.mkdir(parents=True, exist_ok=True)
-    _session = _Session(folder)
+    _session = _Session(folder, parent)
     return folder
 
 
@@ -110,7 +114,8 @@ def check(name: str, answer: Any, expected: Any, *, tolerance: float = 1e-6, hin
 def record(**metrics: Any) -> Path:
     """End a notebook: write ``result.json`` with the metrics (plain numbers, strings, lists, dicts), claims, parameters and versions.
 
-    Returns its path. Raises WxlabError for a value that JSON cannot hold.
+    It goes into the run's subfolder and, as the latest result, into the notebook's folder.  Returns the path of the first.
+    Raises WxlabError for a value that JSON cannot hold.
     """
     session = _current()
     result = {
@@ -121,7 +126,8 @@ def record(**metrics: Any) -> Path:
         "versions": {"python": platform.python_version(), "wxlab": version("wxlab"), **{name: version(name) for name in _PACKAGES}},
     }
     path = session.run_dir / "result.json"
-    write_json(path, result)
+    for folder in (session.run_dir, session.parent or session.run_dir):
+        write_json(folder / "result.json", result)
     return path
 
 

@@ -134,7 +134,7 @@ def cast(name: str, value: Any, parameter: Parameter) -> Any:
     bases = [part.split("[")[0] for part in allowed]
     types = tuple(t for base in bases for t in _TYPES.get(base, (object,)))
     if isinstance(value, str) and str not in types:
-        value = yaml.safe_load(value)
+        value = read_value(value)
     if isinstance(value, str) and value.lower() in ("none", "null") and type(None) in types:
         return None
     if isinstance(value, bool) and bool not in types and object not in types:
@@ -144,6 +144,20 @@ def cast(name: str, value: Any, parameter: Parameter) -> Any:
     if isinstance(value, int) and not isinstance(value, bool) and "float" in bases and "int" not in bases:
         return float(value)
     return list(value) if isinstance(value, tuple) else value
+
+
+def read_value(text: str) -> Any:
+    """A value written on a command line: YAML, and numbers such as 1e-3, which YAML 1.1 takes for text."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise WxlabError(f"{text!r} cannot be read as a value; write a number, true, false, a word or a list such as [1, 2]") from None
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
 
 
 def load_preset(notebook: Path, preset: str | None) -> dict[str, Any]:
@@ -192,7 +206,7 @@ def sweep(
                 raise unknown(f"parameter of {source.name}", name, declared)
             point[name] = cast(name, value, declared[name])
     code = code_version(source)
-    jobs = [(str(source), str(folder / _key({**fixed, **point}, code)), {**fixed, **point}) for point in combinations]
+    jobs = [(str(source), str(folder / run_key({**fixed, **point}, code)), {**fixed, **point}) for point in combinations]
     if scheduler is None:
         with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
             outcomes = list(pool.map(lambda job: _run_point(*job), jobs))
@@ -207,15 +221,16 @@ def sweep(
     return table
 
 
-def code_version(notebook: Path) -> str:
-    """Hash of the notebook and of every module of the package: a changed line makes cached sweep runs stale."""
-    digest = hashlib.sha256(notebook.read_bytes())
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
+def code_version(*files: Path) -> str:
+    """Hash of every module of the package and of further files: a changed line makes what was kept of earlier runs stale."""
+    digest = hashlib.sha256()
+    for path in (*files, *sorted(Path(__file__).parent.rglob("*.py"))):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def _key(parameters: Mapping[str, Any], code: str) -> str:
+def run_key(parameters: Mapping[str, Any], code: str) -> str:
+    """Short name of a set of parameters under a version of the code."""
     text = json.dumps(parameters, sort_keys=True, default=str) + code
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

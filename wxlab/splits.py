@@ -33,12 +33,13 @@ def time_text(second: float) -> str:
 
 
 def interval(value: object, name: str) -> tuple[int, int]:
-    """[start, end] as seconds, both inclusive."""
+    """[start, end] as seconds, both inclusive; None is an open end."""
     if isinstance(value, slice):
         value = (value.start, value.stop)
     if isinstance(value, (str, bytes)) or not isinstance(value, Sequence) or len(value) != 2:
         raise WxlabError(f"{name} is {value!r}; give [start, end], such as ['2001-01-01', '2007-12-31']")
-    start, end = parse_time(value[0]), parse_time(value[1], end=True)
+    start = parse_time(value[0]) if value[0] is not None else -(2**62)
+    end = parse_time(value[1], end=True) if value[1] is not None else 2**62
     if end < start:
         raise WxlabError(f"{name} starts at {value[0]} and ends before that, at {value[1]}; give [start, end] in this order")
     return start, end
