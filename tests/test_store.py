@@ -372,3 +372,10 @@ def test_real_data_with_traps(real_catalog: Path, tmp_path: Path) -> None:
     assert atlantic.grid.shape == (16, 32) and np.allclose(np.diff(atlantic.grid.x), 2.5)
     assert atlantic.splits["test"][0][1] == len(atlantic) == 3652
     assert grid_of(atlantic.dataset("test")) == atlantic.grid
+
+
+def test_a_source_s_own_segments_shrink_with_the_times_asked_for() -> None:
+    from wxlab.splits import present
+
+    definition = {"train": {"segments": [0, 1]}, "validation": {"segments": [2]}, "test": ["2001-01-01", "2001-02-01"]}
+    assert present(definition, np.array([1, 1, 3])) == {"train": {"segments": [1]}, "test": ["2001-01-01", "2001-02-01"]}

@@ -100,6 +100,17 @@ def resolve_splits(definition: Mapping[str, Any] | None, times: np.ndarray, labe
     return result
 
 
+def present(definition: Mapping[str, Any], labels: np.ndarray) -> dict[str, Any]:
+    """A source's own splits by segments, less the segments that a selection of times has left out."""
+    kept = {}
+    for name, value in definition.items():
+        if isinstance(value, Mapping):
+            value = {"segments": [number for number in value["segments"] if number in labels]}
+        if not isinstance(value, Mapping) or value["segments"]:
+            kept[name] = value
+    return kept
+
+
 def _select(name: str, value: Any, times: np.ndarray, labels: np.ndarray) -> np.ndarray:
     if isinstance(value, Mapping):
         if set(value) != {"segments"}:

@@ -24,7 +24,7 @@ from wxlab.normaliser import POLICIES
 from wxlab.preparation.accumulations import apply
 from wxlab.preparation.blocks import Blocks, Part, read_values
 from wxlab.preparation.statistics import Request
-from wxlab.splits import Ranges, find_runs, interval, mask_of, regular_step, resolve_splits, time_text
+from wxlab.splits import Ranges, find_runs, interval, mask_of, present, regular_step, resolve_splits, time_text
 
 FORMAT = "wxlab store 1"
 
@@ -86,10 +86,11 @@ def make_plan(dataset: xr.Dataset, source: str, named: bool, work: Path, setting
     step = regular_step(times)
     labels = np.asarray(dataset["segment"].values).astype(np.int64) if "segment" in dataset.coords else None
     segment = find_runs(times, step, labels)
+    labels = segment if labels is None else labels
     definition = settings.splits
     if definition is None and dataset.attrs.get("splits"):
-        definition = json.loads(dataset.attrs["splits"])
-    splits = resolve_splits(definition, times, segment if labels is None else labels)
+        definition = present(json.loads(dataset.attrs["splits"]), labels)
+    splits = resolve_splits(definition, times, labels)
     frame = 4 * len(channels) * int(np.prod(goal.shape))
     chunk = -(-len(times) // -(-len(times) // max(1, settings.chunk_bytes // frame)))
     policies = _per_channel(settings.nan, channels, "error", "policy for missing values", POLICIES)
