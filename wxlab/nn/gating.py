@@ -6,7 +6,9 @@ Both see 21x21 points: a depth-wise 5x5, then a depth-wise 7x7 with dilation 3. 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -102,6 +104,38 @@ class GatedBlock(nn.Module):
     def forward(self, y: Tensor) -> Tensor:
         y = self.drop_path(y, self.layer_scale_1, self.attn(self.norm1(y)))
         return self.drop_path(y, self.layer_scale_2, self.mlp(self.norm2(y)))
+
+
+class _Resized(nn.Module):
+    """A gated block, then a 1x1 convolution where the width changes."""
+
+    def __init__(self, width: int, width_out: int, **block: Any) -> None:
+        super().__init__()
+        self.block = GatedBlock(width, **block)
+        self.resizes = width != width_out
+        if self.resizes:
+            self.reduction = PointwiseConv(width, width_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.block(x)
+        return self.reduction(x) if self.resizes else x
+
+
+class GatedTranslator(nn.Module):
+    """Gated blocks one after the other: the first at the width that comes in, the others at ``hidden``.
+
+    rates: drop path of each block; there are as many blocks.  block: kind, mlp_ratio and live_gate of all of them.
+    """
+
+    def __init__(self, width: int, hidden: int, width_out: int, rates: Sequence[float], **block: Any) -> None:
+        super().__init__()
+        widths = [width, *[hidden] * (len(rates) - 1), width_out]
+        blocks = [_Resized(inner, outer, drop_path=rate, **block) for (inner, outer), rate in zip(pairwise(widths), rates, strict=True)]
+        self.enc = nn.Sequential(*blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, width, h, w] -> [B, width_out, h, w]."""
+        return self.enc(x)
 
 
 def initialise_fan_out(module: nn.Module) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -21,7 +20,7 @@ from wxlab.models import Entry
 from wxlab.models.base import Batch, Model, Spec
 from wxlab.models.baselines import FIELDS, SIZES, require_equal_frames, require_sizes
 from wxlab.models.baselines.recipe import MeanSquaredError
-from wxlab.nn.gating import BlockKind, GatedBlock
+from wxlab.nn.gating import BlockKind, GatedTranslator
 from wxlab.nn.spatial import Decoder, Encoder, require_even_depth
 
 if TYPE_CHECKING:
@@ -83,45 +82,6 @@ class IncepU(nn.Module):
         return x
 
 
-class _Resized(nn.Module):
-    """A gated block, then a 1x1 convolution where the width changes."""
-
-    def __init__(self, width: int, width_out: int, **block: Any) -> None:
-        super().__init__()
-        self.block = GatedBlock(width, **block)
-        if width != width_out:
-            self.reduction = nn.Conv2d(width, width_out, 1)
-        self.resizes = width != width_out
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.block(x)
-        return self.reduction(x) if self.resizes else x
-
-
-class GatedTranslator(nn.Module):
-    """``layers`` gated blocks: the first at the latent width T S, the others at D, the last one back to T S.
-
-    drop_path: rate of the last block; the others rise linearly from 0.01.
-    """
-
-    def __init__(
-        self, width: int, hidden: int, layers: int, *, kind: BlockKind, mlp_ratio: float, drop_path: float, live_gate: bool
-    ) -> None:
-        super().__init__()
-        widths = [width, *[hidden] * (layers - 1), width]
-        rates = np.linspace(0.01, drop_path, layers).tolist() if drop_path else [0.0] * layers
-        self.enc = nn.Sequential(
-            *(
-                _Resized(inner, outer, kind=kind, mlp_ratio=mlp_ratio, drop_path=rate, live_gate=live_gate)
-                for (inner, outer), rate in zip(pairwise(widths), rates, strict=True)
-            )
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, T S, h, w] -> same shape."""
-        return self.enc(x)
-
-
 class SimVP(Model):
     """``y = D(translate(E(x)), skip)`` for a whole block of frames.
 
@@ -150,7 +110,8 @@ class SimVP(Model):
         if translator == "incepu":
             self.hid: nn.Module = IncepU(width, hid_T, N_T)
         else:
-            self.hid = GatedTranslator(width, hid_T, N_T, kind=translator, **gating)
+            rates = np.linspace(0.01, drop_path, N_T).tolist() if drop_path else [0.0] * N_T
+            self.hid = GatedTranslator(width, hid_T, width, rates, kind=translator, mlp_ratio=mlp_ratio, live_gate=live_gate)
         self.dec = Decoder(hid_S, channels, N_S)
 
     def forward(self, x: Tensor) -> Tensor:
