@@ -126,10 +126,14 @@ def parse_grid(grid: GridLike, source: Grid) -> Grid:
     """The grid that a user asked for.
 
     grid: a Grid, (rows, columns) or ``"ROWSxCOLUMNS"``; the latter two mean the regular global grid when ``source`` is global,
-    else evenly spaced cells over the area of ``source``.  Raises WxlabError for anything else.
+    else evenly spaced cells over the area of ``source``. On y and x also ``"2km"``: as many square cells of that size as fit.
+    Raises WxlabError for anything else.
     """
     if isinstance(grid, Grid):
         return grid
+    pixel = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(km|m)", grid.strip()) if isinstance(grid, str) else None
+    if pixel:
+        return _cells_of(float(pixel[1]) * (1000 if pixel[2] == "km" else 1), grid, source)
     sides = re.fullmatch(r"(\d+)\s*[xX]\s*(\d+)", grid.strip()) if isinstance(grid, str) else None
     try:
         rows, columns = (int(side) for side in (sides.groups() if sides else () if isinstance(grid, str) else grid))
@@ -147,6 +151,20 @@ def parse_grid(grid: GridLike, source: Grid) -> Grid:
         return tuple((fine[1:] + fine[:-1]) / 2)
 
     return Grid(centres(y_edges, rows), centres(x_edges, columns), source.kind)
+
+
+def _cells_of(size: float, asked: GridLike, source: Grid) -> Grid:
+    """Square cells of ``size`` metres from the first corner of ``source`` on."""
+    if source.kind != "xy":
+        raise WxlabError(f"grid {asked!r} is a length, and the data lie on latitude and longitude; give 'ROWSxCOLUMNS' such as '32x64'")
+    axes = []
+    for centres in (source.y, source.x):
+        edges = cell_edges(centres)
+        count = int(abs(edges[-1] - edges[0]) / size + 1e-6) if size > 0 else 0
+        if count < 2:
+            raise WxlabError(f"grid {asked!r} gives {count} cells across {abs(edges[-1] - edges[0]):g} m; give a smaller length")
+        axes.append(tuple(edges[0] + np.sign(edges[-1] - edges[0]) * size * (np.arange(count) + 0.5)))
+    return Grid(axes[0], axes[1], "xy")
 
 
 def grid_of(fields: xr.Dataset | xr.DataArray) -> Grid:

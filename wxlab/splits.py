@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from wxlab.errors import WxlabError, unknown
-from wxlab.forcings import seconds
 
 SPLITS = ("train", "validation", "test")
 Ranges = dict[str, list[tuple[int, int]]]
@@ -67,37 +66,65 @@ def ranges_of(selected: np.ndarray) -> list[tuple[int, int]]:
     return [(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)]
 
 
-def resolve_splits(definition: Mapping[str, Any] | None, times: np.ndarray, labels: np.ndarray) -> Ranges:
+def resolve_splits(
+    definition: Mapping[str, Any] | None, times: np.ndarray, labels: np.ndarray, sources: np.ndarray | None = None
+) -> Ranges:
     """Index ranges of each split.
 
-    definition: name -> [start, end] (dates, inclusive) or {"segments": [ids]}; None: the first 70 % of the times are ``train``, the next
-    15 % ``validation``, the rest ``test``.  times: seconds [T].  labels: segment of each time [T].
+    definition: name -> [start, end] (dates, inclusive), a list of such pairs, {"segments": [ids]}, {"sources": [names]}, or a number:
+    that share of the times that no other split names, taken in the order of time within each source (tiles and members that share
+    times stay together).  None: shares of 0.7, 0.15 and 0.15.  times: true times in seconds [T].  labels: segment of each time [T].
+    sources: name of the source of each time [T], where there are several.
+    No window crosses the end of a split, so that two splits never share a frame; leave a gap in the dates to keep them further apart.
     Raises WxlabError for unknown names, empty splits and splits that share times.
     """
-    if definition is None:
-        edges = [0, max(1, round(0.7 * len(times))), max(1, round(0.85 * len(times))), len(times)]
-        return {name: [(a, b)] for name, a, b in zip(SPLITS, edges[:-1], edges[1:], strict=True) if b > a}
+    strict = definition is not None
+    definition = {"train": 0.7, "validation": 0.15, "test": 0.15} if definition is None else definition
+    names = list(definition)
     owner = np.full(len(times), -1)
-    result: Ranges = {}
-    for name, value in definition.items():
+    for i, (name, value) in enumerate(definition.items()):
         if name not in SPLITS:
             raise unknown("split", name, SPLITS)
-        selected = _select(name, value, times, labels)
-        if not selected.any():
-            span = f"the data run from {time_text(times[0])} to {time_text(times[-1])} with segments {labels.min()} to {labels.max()}"
-            raise WxlabError(f"split {name!r} ({value}) holds no time; {span}")
+        if _is_share(value):
+            continue
+        selected = _select(name, value, times, labels, sources)
         shared = np.flatnonzero(selected & (owner >= 0))
         if len(shared):
-            other = list(definition)[owner[shared[0]]]
             raise WxlabError(
-                f"splits {other!r} and {name!r} share {len(shared)} times, the first at {time_text(times[shared[0]])}; "
+                f"splits {names[owner[shared[0]]]!r} and {name!r} share {len(shared)} times, the first at {time_text(times[shared[0]])}; "
                 "let each time belong to one split only"
             )
-        owner[selected] = list(definition).index(name)
-        result[name] = ranges_of(selected)
+        owner[selected] = i
+    _share_out({i: float(definition[name]) for i, name in enumerate(names) if _is_share(definition[name])}, owner, times, sources)
+    result = {name: ranges_of(owner == i) for i, name in enumerate(names) if (owner == i).any()}
+    for name in names if strict else []:
+        if name not in result:
+            span = f"the data run from {time_text(times.min())} to {time_text(times.max())} with segments {labels.min()} to {labels.max()}"
+            raise WxlabError(f"split {name!r} ({definition[name]}) holds no time; {span}")
     if "train" not in result:
         raise WxlabError("the splits name no 'train'; statistics and climatology come from it, so give one")
     return result
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _share_out(shares: Mapping[int, float], owner: np.ndarray, times: np.ndarray, sources: np.ndarray | None) -> None:
+    """Give the times that have no owner yet to the splits by number, source by source, in the order of time."""
+    if not shares:
+        return
+    if min(shares.values()) <= 0 or sum(shares.values()) > 1 + 1e-9:
+        given = ", ".join(f"{share:g}" for share in shares.values())
+        raise WxlabError(f"splits are the shares {given} of the times; give numbers above 0 that add up to 1 at most")
+    groups = np.unique(np.zeros(len(times)) if sources is None else sources, return_inverse=True)[1].reshape(-1)
+    free = owner < 0
+    for group in np.unique(groups[free]):
+        mine = free & (groups == group)
+        distinct, rank = np.unique(times[mine], return_inverse=True)
+        edges = np.maximum(1, np.round(np.cumsum(list(shares.values())) * len(distinct)))
+        place = np.searchsorted(edges, rank.reshape(-1), side="right")
+        owner[mine] = np.append(list(shares), -1)[place]
 
 
 def present(definition: Mapping[str, Any], labels: np.ndarray) -> dict[str, Any]:
@@ -111,19 +138,26 @@ def present(definition: Mapping[str, Any], labels: np.ndarray) -> dict[str, Any]
     return kept
 
 
-def _select(name: str, value: Any, times: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def _select(name: str, value: Any, times: np.ndarray, labels: np.ndarray, sources: np.ndarray | None) -> np.ndarray:
     if isinstance(value, Mapping):
-        if set(value) != {"segments"}:
-            raise WxlabError(f"split {name!r} is {dict(value)}; give [start, end] or {{'segments': [...]}}")
-        wanted = np.atleast_1d(value["segments"])
-        absent = sorted(set(wanted.tolist()) - set(labels.tolist()))
+        if len(value) != 1 or not set(value) <= {"segments", "sources"}:
+            allowed = "give [start, end] or {'segments': [...]}, {'sources': [...]} or a share"
+            raise WxlabError(f"split {name!r} is {dict(value)}; {allowed}")
+        ((kind, wanted),) = value.items()
+        there = labels if kind == "segments" else np.array([""]) if sources is None else sources
+        wanted = np.atleast_1d(wanted)
+        absent = sorted(set(wanted.tolist()) - set(there.tolist()))
         if absent:
-            present = sorted(set(labels.tolist()))
+            present = sorted(set(there.tolist()))
             shown = ", ".join(map(str, present[:10])) + (", ..." if len(present) > 10 else "")
-            raise WxlabError(f"split {name!r} names segments {absent} that the data do not have (they have {shown})")
-        return np.isin(labels, wanted)
-    start, end = interval(value, f"split {name!r}")
-    return (seconds(times) >= start) & (seconds(times) <= end)
+            raise WxlabError(f"split {name!r} names {kind} {absent} that the data do not have (they have {shown or 'one'})")
+        return np.isin(there, wanted)
+    several = isinstance(value, (list, tuple)) and len(value) > 0 and all(isinstance(part, (list, tuple)) for part in value)
+    inside = np.zeros(len(times), dtype=bool)
+    for part in value if several else [value]:
+        start, end = interval(part, f"split {name!r}")
+        inside |= (times >= start) & (times <= end)
+    return inside
 
 
 def mask_of(ranges: Sequence[Sequence[int]], length: int) -> np.ndarray:

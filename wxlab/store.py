@@ -20,6 +20,7 @@ import zarr
 from wxlab.channels import dataset_channels, stack, unstack
 from wxlab.climatology import Climatology
 from wxlab.errors import WxlabError, unknown
+from wxlab.events import LABELS
 from wxlab.forcings import seconds
 from wxlab.frames import Frames
 from wxlab.grids import Grid
@@ -98,6 +99,17 @@ class Store:
         edges = np.flatnonzero(np.diff(self.segment)) + 1
         return list(zip([0, *edges.tolist()], [*edges.tolist(), len(self)], strict=True))
 
+    @cached_property
+    def events(self) -> dict[str, np.ndarray]:
+        """Where and when frames truly are [T] (``event_time``, ``source``, ``origin_y``, ``origin_x`` in metres), when events are laid one
+        after the other on ``time``; empty for a plain series."""
+        found = {name: self._array(name) for name in LABELS if name in self._group}
+        if "event_time" in found:
+            found["event_time"] = found["event_time"].astype("datetime64[s]").astype("datetime64[ns]")
+        if "source" in found:
+            found["source"] = np.asarray(self.attrs["sources"])[found["source"]]
+        return found
+
     @property
     def missing(self) -> dict[str, float]:
         """Share of missing values of the channels that have any."""
@@ -147,7 +159,7 @@ class Store:
         lazy = dask.array.from_array(self.frames, chunks=(rows, 1, -1, -1), name=f"{self.path.name}-{self.attrs['checksum']}")
         coords = {"time": self.times.astype("datetime64[s]").astype("datetime64[ns]"), "channel": list(self.channels)}
         array = xr.DataArray(lazy, dims=("time", "channel", y, x), coords={**coords, y: list(self.grid.y), x: list(self.grid.x)})
-        array = array.assign_coords(segment=("time", self.segment))
+        array = array.assign_coords({name: ("time", values) for name, values in {"segment": self.segment, **self.events}.items()})
         if times is not None:
             array = array.isel(time=self.index(times))
         elif split is not None:

@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xarray as xr
 import zarr
 
 from wxlab.errors import WxlabError
+from wxlab.events import SizeLike, TilesLike
 from wxlab.files import atomic_file, replace_dir, write_json
 from wxlab.grids import GridLike
 from wxlab.normaliser import Normaliser, Policy, Transform
 from wxlab.preparation.blocks import Blocks, check_scheduler, journal, read_journal, run_tasks
 from wxlab.preparation.plan import FORMAT, Plan, Settings, digest, make_plan
+from wxlab.preparation.sources import SourceLike, gather
 from wxlab.preparation.statistics import check_observed, groups, training_statistics
 from wxlab.splits import time_text
 
@@ -30,7 +31,7 @@ CHUNK_BYTES = 64 << 20
 
 
 def prepare(
-    name_or_dataset: str | xr.Dataset,
+    name_or_dataset: SourceLike,
     out: str | os.PathLike[str],
     *,
     variables: Sequence[str] | None = None,
@@ -45,6 +46,8 @@ def prepare(
     nan: Policy | Mapping[str, Policy] = "error",
     fill: Mapping[str, float] | None = None,
     method: str | Mapping[str, str] | None = None,
+    crop: SizeLike | None = None,
+    tiles: TilesLike | None = None,
     multiples: Sequence[int] | None = None,
     accumulated: Mapping[str, Mapping[str, Any]] | None = None,
     catalog: Any = None,
@@ -53,11 +56,16 @@ def prepare(
 ) -> Path:
     """Make a training store.
 
-    name_or_dataset: an entry of the catalogue, or a Dataset in physical units with unique ascending ``time``.
+    name_or_dataset: an entry of the catalogue, or a Dataset in physical units with unique ascending ``time``; of radar also several,
+    as a list or as ``"name+name"``, whose sequences are laid one after the other (see ``wxlab.events``).
     out: the store's folder.  variables: names or single channels (``geopotential_500``); all that vary in time when None.
-    levels: hPa.  grid: Grid, (rows, columns) or ``"32x64"``; None keeps the source's.  multiples: crop rows and columns until they
-    divide by these.  time: [start, end], inclusive, or [start, end, hours] to keep only times at multiples of so many hours.
-    splits: name -> [start, end] or {"segments": [...]}; None: the source's own, else 70, 15 and 15 % of the times.
+    levels: hPa.  crop: before anything else, ``"ROWSxCOLUMNS"`` points around the middle, or [y from, y to, x from, x to].
+    grid: Grid, (rows, columns), ``"32x64"``, or on y and x ``"2km"``; None keeps the source's.  tiles: cut the fields, after
+    ``grid``, into tiles that are segments of their own: ``"64x64"``, or {"size": "64x64", "stride": 32, "observed": 0.5} to let them
+    overlap and to leave out tiles that are seen at less than half of their points (the default).  multiples: crop rows and columns
+    until they divide by these.  time: [start, end], inclusive, or [start, end, hours] to keep only times at multiples of so many hours.
+    splits: name -> [start, end], {"segments": [...]}, {"sources": ["name"]}, or a share of the remaining times of each source, such as
+    {"train": 0.65, "validation": 0.35, "test": {"sources": ["name"]}}; None: the source's own, else 70, 15 and 15 % of the times.
     scheduler: ``threads`` (default), ``synchronous``, or the address of a dask scheduler.  static: names of fields without time.
     forcing: names of ``wxlab.forcings``.  normalisation: name -> ``zscore`` (default), ``minmax``, ``dbz``, ``log``, ``none`` or a
     dict with ``kind`` and its settings.  nan: policy for missing values, ``error``, ``fill`` (with ``fill`` by name, in physical
@@ -73,15 +81,14 @@ def prepare(
     Raises WxlabError, one sentence, for whatever cannot be done.
     """
     check_scheduler(scheduler)
-    dataset, source = _open(name_or_dataset, catalog)
     target = Path(out)
     work = target.with_name(f".{target.name}.preparing.tmp")
     settings = Settings(
         variables=variables, levels=levels, grid=grid, time=time, splits=splits, static=static, forcing=forcing,
-        nan=nan, method=method, multiples=multiples, chunk_bytes=chunk_bytes,
+        nan=nan, method=method, crop=crop, tiles=tiles, multiples=multiples, chunk_bytes=chunk_bytes,
         normalisation=normalisation or {}, fill=fill or {}, accumulated=accumulated or {},
     )
-    plan = make_plan(dataset, source, isinstance(name_or_dataset, str), work, settings)
+    plan = make_plan(*gather(name_or_dataset, catalog, settings), work)
     with _alone(target):
         if target.exists() and _is_prepared(target, plan, overwrite):
             return target
@@ -93,14 +100,6 @@ def prepare(
         replace_dir(work, target)
         _drop_journal(target)
     return target
-
-
-def _open(source: str | xr.Dataset, catalog: Any) -> tuple[xr.Dataset, str]:
-    if isinstance(source, xr.Dataset):
-        return source, str(source.attrs.get("source_name", source.attrs.get("source", "a Dataset")))
-    from wxlab.catalog import open_dataset
-
-    return open_dataset(source, catalog=catalog), str(source)
 
 
 @contextlib.contextmanager
@@ -163,6 +162,8 @@ def _begin(plan: Plan) -> None:
     work = plan.blocks.work
     request = work / ".journal" / "request.json"
     if request.exists() and json.loads(request.read_text()) == plan.checksum:
+        for unfinished in work.rglob(".*.tmp"):  # a file that a killed worker was writing
+            unfinished.unlink()
         return
     shutil.rmtree(work, ignore_errors=True)
     group = zarr.open_group(str(work), mode="w", zarr_format=3)
@@ -222,6 +223,8 @@ def _finish(plan: Plan, pieces: int) -> None:
     for name in ("mean", "std", "tendency_mean", "tendency_std"):
         _write(group, name, statistics[name], ("channel",))
     _write(group, "climatology", climatology, ("hour", "term", "channel", y, x))
+    for name, values in plan.events.items():
+        _write(group, name, np.unique(values, return_inverse=True)[1].reshape(-1) if name == "source" else values, ("time",))
     if plan.static:
         _write(group, "static", plan.static_fields, ("static_channel", y, x))
     group.attrs.update(
@@ -232,6 +235,7 @@ def _finish(plan: Plan, pieces: int) -> None:
             "static": list(plan.static),
             "grid": blocks.grid.to_dict(),
             "step": plan.step,
+            "sources": np.unique(plan.events["source"]).tolist() if "source" in plan.events else [],
             "chunk": blocks.chunk,
             "splits": {name: [list(pair) for pair in ranges] for name, ranges in plan.splits.items()},
             "normaliser": _normaliser(plan, statistics).to_dict(),

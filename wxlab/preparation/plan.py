@@ -18,15 +18,22 @@ import wxlab
 from wxlab.channels import belongs, dataset_channels, locate_channel
 from wxlab.climatology import Terms, choose_terms
 from wxlab.errors import WxlabError, unknown
-from wxlab.forcings import BOUNDED, FORCINGS, seconds
+from wxlab.events import LABELS, SizeLike, TilesLike, true_times
+from wxlab.forcings import BOUNDED, DAY, FORCINGS, seconds
 from wxlab.grids import METHODS, Grid, GridLike, Regridder, crop_to_multiple, default_method, grid_of, join_columns, parse_grid
 from wxlab.normaliser import POLICIES
 from wxlab.preparation.accumulations import apply
 from wxlab.preparation.blocks import Blocks, Part, read_values
 from wxlab.preparation.statistics import Request
-from wxlab.splits import Ranges, find_runs, interval, mask_of, present, regular_step, resolve_splits, time_text
+from wxlab.splits import SPLITS, Ranges, find_runs, interval, mask_of, present, ranges_of, regular_step, resolve_splits, time_text
 
 FORMAT = "wxlab store 1"
+# normalised radar values lie in 0..1
+RADAR: Mapping[str, Any] = {
+    "rain_rate": "dbz",
+    "reflectivity": {"kind": "minmax", "low": -10, "high": 60},
+    "vertically_integrated_liquid_8bit": {"kind": "minmax", "low": 0, "high": 255},
+}
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,7 @@ class Plan:
     fills: Mapping[str, float]
     static: tuple[str, ...]
     static_fields: np.ndarray
+    events: Mapping[str, np.ndarray]
     terms: Terms
     provenance: Mapping[str, Any]
 
@@ -68,17 +76,19 @@ class Settings:
     nan: str | Mapping[str, str] = "error"
     fill: Mapping[str, float]
     method: str | Mapping[str, str] | None = None
+    crop: SizeLike | None = None
+    tiles: TilesLike | None = None
     multiples: Sequence[int] | None = None
     accumulated: Mapping[str, Mapping[str, Any]]
     chunk_bytes: int
 
 
-def make_plan(dataset: xr.Dataset, source: str, named: bool, work: Path, settings: Settings) -> Plan:
+def make_plan(dataset: xr.Dataset, source: str, settings: Settings, work: Path) -> Plan:
     """Resolve the settings against the data.
 
-    source: what the data are called; named: they come from the catalogue by this name.  Raises WxlabError for whatever does not fit.
+    source: what the data are called.  Raises WxlabError for whatever does not fit.
     """
-    dataset = join_columns(_select_time(apply(dataset, settings.accumulated), settings.time))
+    dataset = join_columns(select_time(apply(dataset, settings.accumulated), settings.time))
     channels = dataset_channels(dataset, settings.variables, settings.levels)
     static, forcing = _names(settings.static), _names(settings.forcing)
     dataset, origin, goal = _grids(dataset, settings)
@@ -87,15 +97,15 @@ def make_plan(dataset: xr.Dataset, source: str, named: bool, work: Path, setting
     labels = np.asarray(dataset["segment"].values).astype(np.int64) if "segment" in dataset.coords else None
     segment = find_runs(times, step, labels)
     labels = segment if labels is None else labels
-    definition = settings.splits
-    if definition is None and dataset.attrs.get("splits"):
-        definition = present(json.loads(dataset.attrs["splits"]), labels)
-    splits = resolve_splits(definition, times, labels)
+    events = _events(dataset)
+    if events and forcing:
+        raise WxlabError(f"forcing {', '.join(forcing)} needs true times, and events are laid one after the other; prepare without forcing")
+    splits = _splits(dataset, settings.splits, labels)
     frame = 4 * len(channels) * int(np.prod(goal.shape))
     chunk = -(-len(times) // -(-len(times) // max(1, settings.chunk_bytes // frame)))
     policies = _per_channel(settings.nan, channels, "error", "policy for missing values", POLICIES)
     parts = _parts(dataset, channels, origin, goal, settings.method)
-    requests = _requests(settings.normalisation, channels, forcing, static)
+    requests = _requests(dataset, settings.normalisation, channels, forcing, static)
     for name in settings.fill:
         if name not in channels:
             raise unknown("channel to fill", name, channels)
@@ -116,7 +126,9 @@ def make_plan(dataset: xr.Dataset, source: str, named: bool, work: Path, setting
         "nan": policies,
         "fill": dict(settings.fill),
         "chunk": chunk,
+        "events": {name: digest(values.tolist()) for name, values in events.items()},
     }
+    training = times[mask_of(splits["train"], len(times))]
     return Plan(
         blocks=Blocks(work, dataset, parts, channels, forcing, goal, times, chunk, policies),
         step=step,
@@ -126,7 +138,9 @@ def make_plan(dataset: xr.Dataset, source: str, named: bool, work: Path, setting
         fills=dict(settings.fill),
         static=static,
         static_fields=static_fields,
-        terms=choose_terms(times[mask_of(splits["train"], len(times))]),
+        events=events,
+        # the yearly and daily cycle of times that were moved is none
+        terms=Terms((int(training[0] % DAY),), 0, "a mean, for events are laid one after the other") if events else choose_terms(training),
         provenance={
             **{key: str(dataset.attrs.get(key, "")) for key in ("title", "licence", "citation")},
             "source": source,
@@ -150,7 +164,31 @@ def _grids(dataset: xr.Dataset, settings: Settings) -> tuple[xr.Dataset, Grid, G
     return dataset, origin, crop_to_multiple(goal, settings.multiples) if settings.multiples else goal
 
 
-def _select_time(dataset: xr.Dataset, time: Any) -> xr.Dataset:
+def own_splits(dataset: xr.Dataset, labels: np.ndarray) -> dict[str, Any] | None:
+    """The splits that a source brings, less segments that are not there; None when it has none."""
+    return present(json.loads(dataset.attrs["splits"]), labels) if dataset.attrs.get("splits") else None
+
+
+def _splits(dataset: xr.Dataset, definition: Mapping[str, Any] | None, labels: np.ndarray) -> Ranges:
+    """The splits that were asked for, else those that the frames or the source bring, else the usual shares."""
+    if definition is None and "split" in dataset.coords:
+        owner = np.asarray(dataset["split"].values)
+        found = {name: ranges_of(owner == name) for name in SPLITS}
+        return {name: ranges for name, ranges in found.items() if ranges}
+    sources = np.asarray(dataset["source"].values) if "source" in dataset.coords else None
+    return resolve_splits(own_splits(dataset, labels) if definition is None else definition, true_times(dataset), labels, sources)
+
+
+def _events(dataset: xr.Dataset) -> dict[str, np.ndarray]:
+    """Where and when frames truly are, for events that are laid one after the other; empty for a plain series."""
+    if "event_time" not in dataset.coords:
+        return {}
+    found = {name: np.asarray(dataset[name].values) for name in LABELS if name in dataset.coords and name != "split"}
+    return found | {"event_time": true_times(dataset)}
+
+
+def select_time(dataset: xr.Dataset, time: Any) -> xr.Dataset:
+    """The times of ``prepare``: [start, end], inclusive, or [start, end, hours]; where events are laid one after the other, true times."""
     if "time" not in dataset.dims:
         raise WxlabError("the data have no dimension 'time'; a store is made of states in time")
     times = seconds(dataset["time"].values)
@@ -159,6 +197,7 @@ def _select_time(dataset: xr.Dataset, time: Any) -> xr.Dataset:
         raise WxlabError(f"times must be there, ascending and each once{where}; sort with dataset.sortby('time').drop_duplicates('time')")
     if time is None:
         return dataset
+    times = true_times(dataset)
     hours = None
     if not isinstance(time, (slice, str)) and isinstance(time, Sequence) and len(time) == 3:
         *time, hours = time
@@ -169,7 +208,7 @@ def _select_time(dataset: xr.Dataset, time: Any) -> xr.Dataset:
             raise WxlabError(f"time keeps every {hours!r} hours; give a number above 0, such as 6")
         keep &= times % round(hours * 3600) == 0
     if not keep.any():
-        raise WxlabError(f"no time lies in {list(time)}; the data run from {time_text(times[0])} to {time_text(times[-1])}")
+        raise WxlabError(f"no time lies in {list(time)}; the data run from {time_text(times.min())} to {time_text(times.max())}")
     return dataset.isel(time=np.flatnonzero(keep))
 
 
@@ -211,12 +250,19 @@ def _per_channel(value: Any, channels: Sequence[str], default: str, kind: str, a
     return result
 
 
-def _requests(given: Mapping[str, Any], channels: Sequence[str], forcing: Sequence[str], static: Sequence[str]) -> dict[str, Request]:
+def _requests(
+    dataset: xr.Dataset, given: Mapping[str, Any], channels: Sequence[str], forcing: Sequence[str], static: Sequence[str]
+) -> dict[str, Request]:
     for name in forcing:
         if name not in FORCINGS:
             raise unknown("forcing", name, FORCINGS)
     names = [*channels, *forcing, *static]
     requests = {name: Request("none" if name in BOUNDED else "zscore") for name in names}
+    for name in channels:
+        # an archive may say how its values become 0..1; rain rates do so through dBZ
+        own = dataset[locate_channel(dataset, name)[0]].attrs.get("normalisation")
+        if own is not None or name in RADAR:
+            requests[name] = Request.parse(name, RADAR[name] if own is None else json.loads(own))
     for key, value in given.items():
         mine = [name for name in names if belongs(name, key)]
         if not mine:
