@@ -241,8 +241,8 @@ class Run:
         means = cast(Tensor, self.accelerator.reduce(torch.stack(parts).mean(0), "mean"))
         logs = dict(zip(named, means.tolist(), strict=True))
         self._require_finite("loss", logs["loss"], self.step + 1)
-        if self.options.clip:
-            logs["gradient"] = float(self.accelerator.clip_grad_norm_(self.module.parameters(), self.options.clip))
+        if clip := self.options.clip or self.recipe.clip:
+            logs["gradient"] = float(self.accelerator.clip_grad_norm_(self.module.parameters(), clip))
             if self.accelerator.scaler is None:  # which leaves out such steps by itself
                 self._require_finite("norm of the gradient", logs["gradient"], self.step + 1)
         self.optimiser.step()

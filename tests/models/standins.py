@@ -31,11 +31,15 @@ class Noise:
 
 
 def windows(model: Model, batch: int = 2, seed: int = 0) -> Batch:
-    """Random windows of a model's Spec, a day apart."""
+    """Random windows of a model's Spec, a day apart; within the range of values that the model asks for."""
     spec, generator = model.spec, torch.Generator().manual_seed(seed)
 
     def fields(frames: int, names: tuple[str, ...]) -> Tensor:
-        return torch.randn(batch, frames, len(names), *spec.grid.shape, generator=generator)
+        values = torch.randn(batch, frames, len(names), *spec.grid.shape, generator=generator)
+        if model.value_range is None:
+            return values
+        low, high = model.value_range
+        return low + (high - low) * values.sigmoid()
 
     frames = spec.history + spec.horizon
     past = (torch.arange(spec.history) - spec.history + 1) * spec.history_step

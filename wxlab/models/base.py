@@ -54,9 +54,10 @@ class Spec:
                 raise WxlabError(f"{name}={value!r} must be a whole number of at least 1")
         for side, length, multiple in zip(("rows", "columns"), self.grid.shape, self.multiples, strict=True):
             if length % multiple:
+                fits = [n for n in (length - length % multiple, length + multiple - length % multiple) if n]
                 raise WxlabError(
                     f"the grid has {length} {side}, and this model needs a multiple of {multiple}; "
-                    f"crop or regrid to {length - length % multiple} (or {length + multiple - length % multiple}) {side}"
+                    f"crop or regrid to {' or '.join(map(str, fits))} {side}"
                 )
 
     def to_dict(self) -> dict[str, Any]:
@@ -108,11 +109,12 @@ class Model(nn.Module):
     """A forecaster. ``forward`` is the authors' mathematics; ``predict`` is what training, roll-out and tests call.
 
     Attributes set by ``create_model`` and ``load_checkpoint``: ``name`` and ``config`` rebuild it; ``normaliser`` knows the units;
-    ``facts`` is what else a checkpoint holds (settings, scores, provenance).
+    ``facts`` is what else a checkpoint holds (settings, scores, provenance). ``value_range``: what normalised values must lie in.
     """
 
     name: str = ""
     licence: str = "Apache-2.0"
+    value_range: tuple[float, float] | None = None
 
     def __init__(self, spec: Spec, **config: Any) -> None:
         super().__init__()
@@ -139,12 +141,14 @@ class Recipe(nn.Module):
     """How a model is trained. Momentum copies and other state are submodules and buffers here, never of the model.
 
     ``unused_parameters``: a loss may leave out parameters that ask for gradients; training in several processes must know.
+    ``clip``: largest norm of the gradient, where the training run sets none.
     """
 
     lr: float = 1e-3
     warmup: float = 0.0
     final_lr: float = 1e-6
     unused_parameters: bool = False
+    clip: float | None = None
 
     def parameter_groups(self, model: Model) -> list[dict[str, Any]]:
         """What the optimiser gets: parameters with their own ``lr`` or ``weight_decay`` where they differ."""

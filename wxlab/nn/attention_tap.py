@@ -16,6 +16,11 @@ class AttentionTap(nn.Module):
         super().__init__()
         self.axes, self.kind = axes, kind
 
+    @property
+    def read(self) -> bool:
+        """Whether anyone reads the weights; if not, a network may use a fused kernel that never forms them."""
+        return bool(self._forward_hooks)
+
     def forward(self, weights: Tensor) -> Tensor:
         return weights
 

@@ -124,7 +124,7 @@ class DDIM:
 
     def __init__(self, schedule: Schedule, steps: int, eta: float = 0.0) -> None:
         if not isinstance(steps, int) or not 1 <= steps <= schedule.steps:
-            raise WxlabError(f"{steps!r} sampling steps do not fit a schedule of {schedule.steps}; give a whole number from 1 to {schedule.steps}")
+            raise WxlabError(f"sampling_steps={steps!r} must be a whole number from 1 to {schedule.steps}, the steps of the noise schedule")
         if not 0 <= eta <= 1:
             raise WxlabError(f"eta={eta!r} must lie between 0 (deterministic) and 1 (as noisy as ancestral sampling)")
         self.schedule, self.eta = schedule, eta

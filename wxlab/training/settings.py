@@ -23,10 +23,11 @@ class Settings(BaseModel):
     steps: optimiser steps (of each stage), or epochs: passes over the training windows (10 when neither is given).
     batch_size: windows of a micro-batch, over all processes; accumulate: micro-batches per optimiser step.  lr: the recipe's learning
     rate.  precision: ``no`` (float32), ``bf16`` or ``fp16`` autocast.  ema: decay of averaged weights, which are then validated and
-    saved.  clip: largest norm of the gradient.  validate_every, checkpoint_every: optimiser steps (default: an epoch, at most a quarter
-    of all).  patience: validations without improvement before the stage ends.  max_seconds: the run ends early after the step that
-    passes it, the time before an interruption included; the schedule knows nothing of it, and a larger one lets the run go on.
-    stride: hours between the starts of training windows.  validation_windows: at most so many, evenly spread.
+    saved.  clip: largest norm of the gradient; the recipe's own when not given.  validate_every, checkpoint_every: optimiser steps
+    (default: an epoch, at most a quarter of all).  patience: validations without improvement before the stage ends.  max_seconds: the
+    run ends early after the step that passes it, the time before an interruption included; the schedule knows nothing of it, and a
+    larger one lets the run go on.  stride: hours between the starts of training windows.  validation_windows: at most so many,
+    evenly spread.
     log_every: optimiser steps between lines of metrics.jsonl.  device: ``auto`` takes a GPU when there is one.
     """
 

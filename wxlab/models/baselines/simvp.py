@@ -20,7 +20,7 @@ from wxlab.models import Entry
 from wxlab.models.base import Batch, Model, Spec
 from wxlab.models.baselines import FIELDS, SIZES, require_equal_frames, require_sizes
 from wxlab.models.baselines.recipe import MeanSquaredError
-from wxlab.nn.gating import BlockKind, GatedTranslator
+from wxlab.nn.gating import GatedTranslator
 from wxlab.nn.spatial import Decoder, Encoder, require_even_depth
 
 if TYPE_CHECKING:

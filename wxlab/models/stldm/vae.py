@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from wxlab.nn.convolution import PointwiseConv
 from wxlab.nn.gating import GatedTranslator
 from wxlab.nn.spatial import channels_last, require_even_depth
 

@@ -1,0 +1,304 @@
+"""STLDM against the authors' numbers, and their checkpoints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from wxlab import load_official
+from wxlab.models.base import Batch
+from wxlab.models.stldm import STLDM, save_official
+from wxlab.models.stldm.official import resize, their_name
+from wxlab.models.stldm.recipe import Draws, LatentDiffusion, prior_divergence
+from wxlab.nn.diffusion import DDIM, Schedule
+from wxlab.nn.drop_path import DropPath
+
+golden = pytest.mark.golden
+OUTPUTS = {"rtol": 0, "atol": 1e-4}
+
+
+class Replay:
+    """Saved noises in place of a stream: each sample is its own batch element of one member."""
+
+    def __init__(self, *noises: Tensor) -> None:
+        self.noises = list(noises)
+
+    def randn(self, shape: Any, dtype: Any = None, device: Any = None) -> Tensor:
+        return self.noises.pop(0).reshape(-1, 1, *shape)
+
+
+class ReplayDraws(Draws):
+    """Saved noises in place of a training step's draws."""
+
+    def __init__(self, noises: list[Tensor], t: Tensor, uniform: float) -> None:
+        self.noises, self.t, self.number = noises, t, uniform
+
+    def normal(self, like: Tensor) -> Tensor:
+        return self.noises.pop(0).reshape(like.shape)
+
+    def times(self, count: int, steps: int) -> Tensor:
+        return self.t
+
+    def uniform(self, count: int) -> Tensor:
+        return torch.full((count,), self.number)
+
+
+class Case:
+    """The reference case: its tensors, its numbers, and a model with its weights."""
+
+    def __init__(self, folder: Path, spatial: bool = False) -> None:
+        folder = folder / "stldm"
+        self.tensors = load_file(folder / "case_a.tensors.safetensors")
+        self.json = json.loads((folder / "case_a.json").read_text())
+        self.state = load_file(folder / "case_a.state_dict.safetensors")
+        if spatial:
+            whole = {key: value for key, value in self.state.items() if not key.startswith("diff_unet.")}
+            self.state = {**whole, **load_file(folder / "case_a_spatial.state_dict.safetensors")}
+        self.config = self.json["config"]
+        model = load_official("stldm", self.state, config=self.config)
+        assert isinstance(model, STLDM)
+        self.model = model
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+    def close(self, found: Tensor, name: str) -> None:
+        torch.testing.assert_close(found.reshape(self[name].shape), self[name], **OUTPUTS)
+
+
+@pytest.fixture(scope="module")
+def case(golden_dir: Path) -> Case:
+    return Case(golden_dir)
+
+
+def hooked(module: torch.nn.Module, seen: dict[str, Tensor], name: str) -> None:
+    module.register_forward_hook(lambda _, given, out: seen.__setitem__(name, out[0] if isinstance(out, tuple) else out))
+
+
+@golden
+@torch.no_grad()
+def test_autoencoder(case: Case) -> None:
+    seen: dict[str, Tensor] = {}
+    hooked(case.model.vae.encoder.enc[1], seen, "stage")
+    latents = case.model.encode(case["in.x"])
+    case.close(latents.mean, "vae.mean")
+    case.close(latents.logvar, "vae.logvar")
+    case.close(seen["stage"][:2], "vae.enc_stage1")
+    z = latents.at(case["vae.eps"].view_as(latents.mean))
+    case.close(z, "vae.z")
+    frames = case.model.vae.decode(z)
+    case.close(frames, "vae.recon")
+    case.close(frames.logit(), "vae.recon_logits")
+    assert float(latents.divergence()) == pytest.approx(case.json["scalars"]["vae.kl"], rel=1e-5)
+
+
+@golden
+@torch.no_grad()
+def test_translator_and_first_estimate(case: Case) -> None:
+    seen: dict[str, Tensor] = {}
+    first = case.model.translator.enc[0]
+    for name, module in {"block0": first, "attn": first.block.attn, "mlp": first.block.mlp}.items():
+        hooked(module, seen, name)
+    out = case.model.translator(case["trans.in"])
+    case.close(torch.cat([out.mean, out.logvar], 1), "trans.out")
+    case.close(seen["block0"], "trans.block0")
+    case.close(seen["attn"], "trans.block0_attn")
+    case.close(seen["mlp"], "trans.block0_mlp")
+    past = case.model.encode(case["in.x"])
+    future = case.model.translator(past.at(case["bb.eps_enc"].view_as(past.mean)))
+    case.close(future.mean, "bb.conds")
+    case.close(case.model.vae.decode(future.at(case["bb.eps_hid"])), "bb.Y")
+
+
+@golden
+@torch.no_grad()
+def test_denoiser(case: Case) -> None:
+    network, seen = case.model.denoiser, dict[str, Tensor]()
+    down = network.downs[0]
+    places = {"block2": down.block2, "out": down.last, "spatial": down.spatial, "temporal": down.temporal, "mid": network.mid}
+    for name, module in {**places, "up0": network.ups[0], "level1": network.conditions[0]}.items():
+        hooked(module, seen, name)
+    inputs: dict[str, Tensor] = {}
+    down.spatial.register_forward_hook(lambda _, given, out: inputs.__setitem__("spatial", given[0]))
+    down.temporal.register_forward_hook(lambda _, given, out: inputs.__setitem__("temporal", given[0]))
+    x, t = case["unet.x_t"], case["unet.t"]
+    condition = case["unet.cond"].view_as(x)
+    case.close(network.time[0](t), "unet.temb_sincos")
+    case.close(network.time(t), "unet.temb")
+    case.close(network(x, t, condition), "unet.out_cond")
+    case.close(inputs["spatial"], "unet.down0.block1")
+    for name in ("block2", "out", "spatial", "temporal"):
+        case.close(seen[name], f"unet.down0.{name}")
+    case.close(seen["mid"], "unet.mid")
+    case.close(seen["up0"], "unet.up0")
+    case.close(seen["level1"], "unet.cond_level1")
+    case.close(down.spatial.norm.over_channels(inputs["spatial"].permute(0, 2, 3, 1)).permute(0, 3, 1, 2), "unet.down0.spatial_prenorm")
+    points = inputs["temporal"].permute(0, 2, 3, 1).unflatten(0, (2, 4))
+    normed = down.temporal.norm.over_time(points).permute(0, 1, 4, 2, 3)
+    case.close(normed, "unet.down0.temporal_prenorm")
+    case.close(network(x, t, None), "unet.out_uncond")
+    for module in network.modules():
+        module._forward_hooks.clear()
+
+
+@golden
+@torch.no_grad()
+def test_sampling_with_and_without_guidance(case: Case) -> None:
+    noises = [case[f"samp.{name}"] for name in ("eps_enc", "eps_hid", "x_T")]
+    for strength, name in ((0.0, "nocfg"), (1.0, "w1"), (0.5, "w0p5")):
+        model = case.model.with_sampling(guidance=strength)
+        case.close(model(case["in.x"], Replay(*noises)), f"samp.{name}.frames")
+        if strength != 1:
+            latents = model.sample(case["samp.cond"].view_as(case["samp.x_T"]), Replay().randn, case["samp.x_T"])
+            case.close(latents, f"samp.{name}.latent")
+    case.close(case.model.with_sampling(enhance=False)(case["in.x"], Replay(*noises)), "samp.mu")
+
+
+@golden
+@torch.no_grad()
+def test_latents_after_every_guided_step(case: Case) -> None:
+    model = case.model.with_sampling(guidance=1.0)
+    condition = case["samp.cond"].view_as(case["samp.x_T"])
+    sampler = DDIM(model.schedule, 20)
+    assert [*sampler.times, -1] == case.json["ddim_times"]
+
+    def velocity(x: Tensor, step: int) -> Tensor:
+        t = torch.full((len(x),), sampler.times[step])
+        return 2 * model.denoiser(x, t, condition) - model.denoiser(x, t, None)
+
+    steps = [case["samp.x_T"], *sampler.trajectory(velocity, case["samp.x_T"], Replay().randn)]
+    case.close(torch.stack(steps, 1), "samp.w1.traj")
+
+
+@golden
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "steps", "options"), [("eta", 10, {"sampling_steps": 4, "eta": 0.7}), ("ddpm", 6, {"sampler": "ancestral"})]
+)
+def test_stochastic_samplers(case: Case, name: str, steps: int, options: dict[str, Any]) -> None:
+    kept = case.model.schedule
+    case.model.schedule = Schedule("sigmoid", steps)
+    try:
+        model = case.model.with_sampling(**{"sampling_steps": steps, **options})
+        noises = Replay(*case[f"aux.{name}.noise"])
+        latents = model.sample(case["samp.cond"].view_as(case["samp.x_T"]), lambda shape: noises.randn(shape)[:, 0], case["samp.x_T"])
+        case.close(latents, f"aux.{name}.latent")
+        assert not noises.noises
+    finally:
+        case.model.schedule = kept
+
+
+@golden
+@torch.no_grad()
+def test_spatial_only(golden_dir: Path) -> None:
+    case = Case(golden_dir, spatial=True)
+    reference = load_file(golden_dir / "stldm" / "case_a_spatial.tensors.safetensors")
+    assert case.model.config["temporal"] is False
+    x, t = case["unet.x_t"], case["unet.t"]
+    for name, condition in (("cond", case["unet.cond"].view_as(x)), ("uncond", None)):
+        torch.testing.assert_close(case.model.denoiser(x, t, condition), reference[f"unet.out_{name}"], **OUTPUTS)
+    noises = [case[f"samp.{name}"] for name in ("eps_enc", "eps_hid", "x_T")]
+    frames = case.model.with_sampling(guidance=1.0)(case["in.x"], Replay(*noises))
+    torch.testing.assert_close(frames, reference["samp.w1.frames"], **OUTPUTS)
+
+
+@golden
+@pytest.mark.parametrize("mode", ["eval.cond", "eval.uncond", "train.cond"])
+def test_losses_and_gradients(golden_dir: Path, mode: str) -> None:
+    case = Case(golden_dir)
+    model, expected = case.model.requires_grad_(True), case.json["losses"][mode]
+    recipe = LatentDiffusion()
+    recipe.optimiser(model)
+    model.train(mode.startswith("train"))
+    for module in model.modules():
+        if isinstance(module, DropPath):
+            module.rate = 0.0
+    names = ("eps_enc1", "eps_diff", "eps_enc2", "eps_hid2", "eps_vae")
+    draws = ReplayDraws([case[f"loss.{name}"] for name in names], case["loss.t"], 0.9 if "uncond" in mode else 0.5)
+    batch = Batch(case["in.x"], case["in.y"], torch.zeros(2, 7, dtype=torch.int64))
+    parts = recipe.terms(model, batch, draws)
+    total = sum(parts.values())
+    total.backward()
+    theirs = {"reconstruction": "recon_loss", "constraint": "mu_loss", "diffusion": "diff_loss"}
+    for ours, name in theirs.items():
+        assert float(parts[ours].detach()) == pytest.approx(expected[name], rel=1e-5), name
+    assert float(parts["prior"].detach()) == pytest.approx(expected["prior_loss"], rel=1e-4)
+    assert float(total.detach()) == pytest.approx(expected["total"], rel=1e-5)
+    gradients = {their_name(name, True): p.grad for name, p in model.named_parameters()}
+    assert sorted(key for key, gradient in gradients.items() if gradient is None) == sorted(case.json["params_without_grad"][mode])
+    norm = torch.stack([g.norm() for g in gradients.values() if g is not None]).norm()
+    assert float(norm) == pytest.approx(expected["grad_norm_all"], rel=1e-3)
+    for key, value in case.json["grad_norms"].get(mode, {}).items():
+        found = 0.0 if gradients[key] is None else float(gradients[key].norm())
+        assert found == pytest.approx(value or 0.0, rel=1e-3, abs=1e-7), key
+    if mode == "eval.cond":
+        for name in (name for name in case.tensors if name.startswith("grad.")):
+            torch.testing.assert_close(gradients[name[5:]], case[name], rtol=1e-3, atol=1e-6)
+    if mode == "train.cond":
+        norms = model.translator.enc[0].block.norm1
+        torch.testing.assert_close(norms.running_mean, case["train.bn0_running_mean"], **OUTPUTS)
+        torch.testing.assert_close(norms.running_var, case["train.bn0_running_var"], **OUTPUTS)
+        assert int(norms.num_batches_tracked) == case.json["scalars"]["train.bn0_num_batches_tracked"]
+
+
+@golden
+@torch.no_grad()
+def test_pieces_of_the_reconstruction(case: Case) -> None:
+    """The divergence counts for a millionth, which the loss's own tolerance does not see."""
+    frames = torch.cat([case["in.x"], case["in.y"]], dim=1)
+    latents = case.model.encode(frames)
+    pieces = case.json["losses"]["pieces"]
+    again = case.model.vae.decode(latents.at(case["loss.eps_vae"].view_as(latents.mean)))
+    assert float((again - frames).square().mean()) == pytest.approx(pieces["ae_mse"], rel=1e-5)
+    assert float(latents.divergence()) == pytest.approx(pieces["kl"], rel=1e-5)
+    assert LatentDiffusion().kl == pieces["kl_weight"]
+    prior = case.json["losses"]["eval.cond"]["prior_loss"]
+    assert float(prior_divergence(case.model, latents.mean[:, 3:])) == pytest.approx(prior, rel=1e-4)
+
+
+@golden
+def test_learning_rate(golden_dir: Path) -> None:
+    reference = json.loads((golden_dir / "stldm" / "metrics.json").read_text())["lr_schedule"]
+    recipe = LatentDiffusion()
+    assert recipe.warmup == reference["warmup"]
+    for name in ("closed_form", "lr_before_optimizer_step_i"):
+        for step, rate in reference[name].items():
+            assert recipe.lr * recipe.schedule(int(step), reference["total_steps"]) == pytest.approx(rate, rel=1e-12)
+
+
+@golden
+def test_resize(golden_dir: Path) -> None:
+    tensors = load_file(golden_dir / "stldm" / "metrics.tensors.safetensors")
+    torch.testing.assert_close(resize(tensors["resize.in"], 16, 16), tensors["resize.out16"], rtol=0, atol=1e-6)
+
+
+def test_resize_by_three_takes_the_middle_pixels() -> None:
+    x = torch.rand(2, 384, 384)
+    torch.testing.assert_close(resize(x, 128, 128), x[..., 1::3, 1::3], rtol=0, atol=1e-7)
+    assert resize(torch.full((1, 6, 6), 1.5), 2, 2).max() == 1
+
+
+@golden
+def test_schedule_tables(case: Case) -> None:
+    state = save_official(case.model)
+    assert set(state) == set(case.state)
+    for key, value in case.state.items():
+        if "." in key:
+            assert torch.equal(state[key], value), key
+        else:
+            torch.testing.assert_close(state[key], value, rtol=2e-7, atol=0)
+
+
+# ---- checkpoints of the published sizes, by the digest of their sorted "key shape" lines
+
+PUBLISHED = {
+    "hko7": (611, True, "HKO_3D"),
+    "sevir": (611, True, "SEVIR_3D"),
+    "spatial": (557, False, "HKO_2D"),
+}

@@ -1,0 +1,130 @@
+"""The three attentions of STLDM's denoiser, each with its normalisation and its residual: ``x + out(attention(norm(x)))``.
+
+n = B T2 frames, C channels, D = heads x dim of each head. Fields come and go as [n, C, h, w]; in channels-last memory, which is what the
+denoiser works in, the views [n, h, w, C] inside cost nothing.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wxlab.nn.attention_tap import AttentionTap
+
+
+def _epsilon(x: Tensor) -> float:
+    """Of the authors' norms: one for float32, another for every other type, float64 too."""
+    return 1e-5 if x.dtype == torch.float32 else 1e-3
+
+
+class Norm(nn.Module):
+    """Scale by one learned factor per channel after a normalisation over channels, or over time."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.g = nn.Parameter(torch.ones(1, channels, 1, 1))
+
+    def over_channels(self, x: Tensor) -> Tensor:
+        """x [..., C] -> mean 0 and variance 1 over the channels, times g."""
+        return F.layer_norm(x, x.shape[-1:], self.g.flatten(), None, _epsilon(x))
+
+    def over_time(self, x: Tensor) -> Tensor:
+        """x [B, T, ..., C] -> mean 0 and variance 1 over the times of each channel and point, times g."""
+        variance, mean = torch.var_mean(x, 1, correction=0, keepdim=True)
+        return (x - mean) * (torch.rsqrt(variance + _epsilon(x)) * self.g.flatten())
+
+
+class _Projection(nn.Conv2d):
+    """A 1x1 convolution that is applied to [..., C]."""
+
+    def __init__(self, channels_in: int, channels_out: int, bias: bool = True) -> None:
+        super().__init__(channels_in, channels_out, 1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.flatten(1), self.bias)
+
+
+class PatchAttention(nn.Module):
+    """Linear attention within patches of P x P points: ``softmax_dim(q) softmax_points(k)^T v / sqrt(dim)``, then a norm over channels.
+
+    There is no matrix of points by points: keys and values meet in a matrix of dim x dim for each head and patch.
+    Reference: Shen et al. 2021, Efficient attention, arXiv:1812.01243.
+    """
+
+    def __init__(self, channels: int, heads: int, dim: int, patch: int) -> None:
+        super().__init__()
+        self.heads, self.dim, self.patch = heads, dim, patch
+        self.norm = Norm(channels)
+        self.to_qkv = _Projection(channels, 3 * heads * dim, bias=False)
+        self.to_out = nn.Sequential(_Projection(heads * dim, channels), Norm(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        (n, _, h, w), p = x.shape, self.patch
+        points = x.permute(0, 2, 3, 1)  # [n, h, w, C]
+        qkv = self.to_qkv(self.norm.over_channels(points)).view(n, h // p, p, w // p, p, 3, self.heads, self.dim)
+        q, k, v = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, -1, p * p, self.dim)  # [n h/P w/P heads, P P, dim]
+        context = k.softmax(1).transpose(1, 2) @ v * self.dim**-0.5  # [..., dim, dim]
+        out = (q.softmax(2) @ context).view(n, h // p, w // p, self.heads, p, p, self.dim)
+        out = out.permute(0, 1, 4, 2, 5, 3, 6).reshape(n, h, w, self.heads * self.dim)
+        normed = cast(Norm, self.to_out[1]).over_channels(self.to_out[0](out))
+        return x + normed.permute(0, 3, 1, 2)
+
+
+class SpatialAttention(nn.Module):
+    """Attention between all points of a frame. ``tap`` sees the weights [B, T2, heads, h w, h w]."""
+
+    def __init__(self, channels: int, heads: int, dim: int, frames: int) -> None:
+        super().__init__()
+        self.heads, self.frames = heads, frames
+        self.norm = Norm(channels)
+        self.to_qkv = _Projection(channels, 3 * heads * dim, bias=False)
+        self.to_out = nn.Sequential(_Projection(heads * dim, channels))
+        self.tap = AttentionTap(("frame", "head", "query", "key"), kind="spatial")
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, _, h, w = x.shape
+        qkv = self.to_qkv(self.norm.over_channels(x.permute(0, 2, 3, 1)))  # [n, h, w, 3 D]
+        q, k, v = qkv.view(n, h * w, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # [n, heads, h w, dim]
+        out = attend(q, k, v, self.tap, (-1, self.frames, self.heads, h * w, h * w))
+        out = self.to_out(out.transpose(1, 2).reshape(n, h, w, -1))
+        return x + out.permute(0, 3, 1, 2)
+
+
+class TemporalAttention(nn.Module):
+    """Attention between the frames at each point. ``tap`` sees the weights [B, h w, heads, T2, T2].
+
+    The norm before it runs over the frames, not over the channels: that is what the published weights were trained with. Each point
+    and channel loses its mean over time, and a single frame becomes 0.
+    """
+
+    def __init__(self, channels: int, heads: int, dim: int, frames: int) -> None:
+        super().__init__()
+        self.heads, self.frames = heads, frames
+        self.norm = Norm(channels)
+        self.to_q = nn.Linear(channels, heads * dim, bias=False)
+        self.to_k = nn.Linear(channels, heads * dim, bias=False)
+        self.to_v = nn.Linear(channels, heads * dim, bias=False)
+        self.to_out = nn.Linear(heads * dim, channels)
+        self.tap = AttentionTap(("pixel", "head", "query", "key"), kind="temporal")
+
+    def forward(self, x: Tensor) -> Tensor:
+        _, _, h, w = x.shape
+        t = self.frames
+        points = self.norm.over_time(x.permute(0, 2, 3, 1).unflatten(0, (-1, t)))  # [B, T2, h, w, C]
+        qkv = F.linear(points, torch.cat([self.to_q.weight, self.to_k.weight, self.to_v.weight]))  # [B, T2, h, w, 3 D]
+        q, k, v = (part.reshape(len(points), t, h * w * self.heads, -1).transpose(1, 2) for part in qkv.chunk(3, dim=-1))
+        out = attend(q, k, v, self.tap, (-1, h * w, self.heads, t, t))  # [B, h w heads, T2, dim]
+        out = self.to_out(out.transpose(1, 2).reshape(-1, h, w, self.to_out.in_features))
+        return x + out.permute(0, 3, 1, 2)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, tap: AttentionTap, shape: tuple[int, ...]) -> Tensor:
+    """``softmax(q k^T / sqrt(dim)) v`` of [..., length, dim]; only if someone reads the tap the weights are formed, viewed as ``shape``."""
+    if not tap.read:
+        return F.scaled_dot_product_attention(q, k, v)
+    weights = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
+    tap(weights.view(shape))
+    return weights @ v

@@ -1,0 +1,238 @@
+"""How STLDM is trained: four losses in one step, in one stage or after training the autoencoder or the whole first estimate first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from inspect import Parameter, Signature, signature
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+
+import torch
+from torch import Tensor
+
+from wxlab.errors import WxlabError, unknown
+from wxlab.models.base import Batch, Model, Recipe, masked_mse, per_sample_mse
+from wxlab.models.stldm.network import STLDM
+from wxlab.models.stldm.vae import Gaussian
+from wxlab.nn.drop_path import drop_path_generator
+
+if TYPE_CHECKING:
+    from wxlab.rollout import Streams
+
+Part = Literal["vae", "translator", "denoiser"]
+Strategy = Literal["end_to_end", "pretrained_vae", "pretrained_backbone"]
+DropPer = Literal["batch", "sample"]
+PARTS: tuple[Part, ...] = get_args(Part)
+
+
+class Draws:
+    """The random numbers of one training step, in the order in which they are asked for."""
+
+    def __init__(self, generator: torch.Generator | None, device: torch.device, dtype: torch.dtype) -> None:
+        self.generator, self.device, self.dtype = generator, device, dtype
+
+    def normal(self, like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=self.generator, dtype=self.dtype, device=self.device)
+
+    def times(self, count: int, steps: int) -> Tensor:
+        return torch.randint(0, steps, (count,), generator=self.generator, device=self.device)
+
+    def uniform(self, count: int) -> Tensor:
+        return torch.rand(count, generator=self.generator, device=self.device)
+
+
+class LatentDiffusion(Recipe):
+    """``L = reconstruction + constraint + diffusion + prior`` (all weights 1), of targets y and history x, each from draws of its own:
+
+    reconstruction: ``mean (D(z) - f)^2 + 1e-6 KL(E(f) || N(0, 1))`` of the frames f of x and y, z drawn from E(f);
+    constraint (L_C): ``mean (first estimate - y)^2``;
+    diffusion: ``mean abar_t mean (D(z_t, t, mu) - v)^2``, z_0 the encoder's mean of y, from which no gradient comes; t uniform, mu the
+    Translator's mean, in 15 % of the batches (or, ``drop_per="sample"``, of the samples) replaced by no condition;
+    prior: ``KL(N(sqrt(abar_T) z_0, 1 - abar_T) || N(0, 1))``, about 1e-6: it says whether the last step is noise.
+
+    trains: the parts that learn, others are frozen and in evaluation mode.  constraint, reconstruction, diffusion, prior: weights; a
+    loss of weight 0 is not computed.  kl: weight of the divergence within the reconstruction.  drop_condition: probability.
+    lr, final_lr, warmup: AdamW's rate rises linearly from a tenth of lr in ``warmup`` steps (at most a tenth of all), then half a
+    cosine down to final_lr.  clip: largest norm of the gradient (None: any), unless the training run sets one.
+    The Translator runs twice in a step, so that its BatchNorm statistics move twice. Points that the batch's mask calls unobserved
+    count in no loss of frames. Best is the lowest mean of the first estimate's squared error and of the diffusion loss (as the authors
+    choose, but on the validation split), at noises that are the same each time.
+    Differs from the authors' code: the encoder runs once where theirs runs five times, with the same sums; ``micro_batch`` and
+    ``set_mu_to_0``, which have no effect there, are the trainer's ``accumulate`` and ``constraint=0``.
+    """
+
+    unused_parameters = True  # of the condition, where it is dropped
+
+    def __init__(
+        self,
+        *,
+        trains: Sequence[Part] = PARTS,
+        reconstruction: float = 1.0,
+        constraint: float = 1.0,
+        diffusion: float = 1.0,
+        prior: float = 1.0,
+        kl: float = 1e-6,
+        drop_condition: float = 0.15,
+        drop_per: DropPer = "batch",
+        lr: float = 1e-4,
+        final_lr: float = 1e-6,
+        warmup: int = 2000,
+        weight_decay: float = 0.01,
+        clip: float | None = 1.0,
+    ) -> None:
+        super().__init__()
+        self.weights = {"reconstruction": reconstruction, "constraint": constraint, "diffusion": diffusion, "prior": prior}
+        _check({**self.weights, "kl": kl, "final_lr": final_lr, "warmup": warmup, "weight_decay": weight_decay}, lr, clip)
+        if not 0 <= drop_condition < 1:
+            raise WxlabError(f"drop_condition={drop_condition!r} must be at least 0 and less than 1")
+        if drop_per not in get_args(DropPer):
+            raise unknown("drop_per", drop_per, get_args(DropPer))
+        self.trains, self.kl, self.drop_condition, self.drop_per = tuple(trains), kl, drop_condition, drop_per
+        self.lr, self.final_lr, self.warmup, self.weight_decay, self.clip = lr, final_lr, warmup, weight_decay, clip
+
+    def parameter_groups(self, model: Model) -> list[dict[str, Any]]:
+        """The parameters of the parts that learn; those of the others are frozen from here on."""
+        network = cast(STLDM, model)
+        for part in PARTS:
+            getattr(network, part).requires_grad_(part in self.trains)
+        network.denoiser.conditions[-1].requires_grad_(False)
+        return super().parameter_groups(model)
+
+    def optimiser(self, model: Model) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameter_groups(model), lr=self.lr, weight_decay=self.weight_decay, fused=True)
+
+    def schedule(self, step: int, total: int) -> float:
+        rise = min(int(self.warmup), total // 10)
+        if step < rise:
+            return 0.1 + 0.9 * step / rise
+        floor = min(self.final_lr / self.lr, 1.0)
+        progress = min((step - rise) / max(1, total - rise), 1.0)
+        return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def loss(self, model: Model, batch: Batch, generator: torch.Generator | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted sum and the parts of it; ``generator`` draws all noise and drop paths (None: torch's global one)."""
+        network = cast(STLDM, model)
+        for part in PARTS:
+            if part not in self.trains:
+                getattr(network, part).eval()
+        with drop_path_generator(network, generator):
+            parts = self.terms(network, batch, Draws(generator, batch.history.device, batch.history.dtype))
+        return _total(parts, self.weights), {name: value.detach() for name, value in parts.items()}
+
+    def terms(self, network: STLDM, batch: Batch, draws: Draws) -> dict[str, Tensor]:
+        """The losses whose weight is not 0, by name."""
+        x, y = batch.history, _target(batch)
+        frames = torch.cat([x, y], dim=1)  # [B, T1 + T2, C, H, W]
+        latents = network.encode(frames)
+        past, future = latents[:, : x.shape[1]], latents[:, x.shape[1] :]
+        parts = {}
+        if self.weights["diffusion"]:
+            parts["diffusion"] = self._diffusion(network, past, future.mean.detach(), draws)
+        if self.weights["constraint"]:
+            guess = network.translator(past.at(draws.normal(past.mean)))
+            parts["constraint"] = masked_mse(network.vae.decode(guess.at(draws.normal(guess.mean))), y, batch.target_mask)
+        if self.weights["reconstruction"]:
+            again = network.vae.decode(latents.at(draws.normal(latents.mean)))
+            parts["reconstruction"] = masked_mse(again, frames, batch.mask) + self.kl * latents.divergence()
+        if self.weights["prior"]:
+            parts["prior"] = prior_divergence(network, future.mean)
+        return parts
+
+    def _diffusion(self, network: STLDM, past: Gaussian, z: Tensor, draws: Draws) -> Tensor:
+        condition: Tensor | None = network.translator(past.at(draws.normal(past.mean))).mean
+        t = draws.times(len(z), network.schedule.steps)
+        kept = draws.uniform(1 if self.drop_per == "batch" else len(z)) <= 1 - self.drop_condition
+        if self.drop_per == "batch":
+            condition = condition if bool(kept) else None
+        return diffusion_error(network, z, t, draws.normal(z), condition, kept if self.drop_per == "sample" else None).mean()
+
+    def validation(self, model: Model, batch: Batch, generator: Streams | None) -> Tensor:
+        """Mean of the first estimate's squared error and of the diffusion loss, per sample [B]; ``generator`` draws, the same each time."""
+        network, y = cast(STLDM, model), _target(batch)
+        assert generator is not None
+
+        def normal(like: Tensor) -> Tensor:
+            return generator.randn(like.shape[1:], like.dtype, like.device)[:, 0]
+
+        past, z = network.encode(batch.history), network.encode(y).mean
+        guess = network.translator(past.at(normal(past.mean)))
+        first = per_sample_mse(network.vae.decode(guess.at(normal(guess.mean))), y, batch.target_mask)
+        if "denoiser" not in self.trains:
+            return first
+        t = (generator.rand((1,), device=z.device).flatten() * network.schedule.steps).long()
+        return (first + diffusion_error(network, z, t, normal(z), guess.mean)) / 2
+
+
+class Reconstruction(LatentDiffusion):
+    """The autoencoder alone: ``mean (D(z) - f)^2 + 1e-6 KL``."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(trains=("vae",), **{**settings, "constraint": 0.0, "diffusion": 0.0, "prior": 0.0})
+
+    def validation(self, model: Model, batch: Batch, generator: Streams | None) -> Tensor:
+        """Squared error of the reconstructed target, per sample [B]."""
+        network, y = cast(STLDM, model), _target(batch)
+        return per_sample_mse(network.vae.decode(network.encode(y).mean), y, batch.target_mask)
+
+
+class FirstEstimate(LatentDiffusion):
+    """Autoencoder and Translator: reconstruction and constraint."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(trains=("vae", "translator"), **{**settings, "diffusion": 0.0, "prior": 0.0})
+
+
+def recipe(model: Model, *, strategy: Strategy = "end_to_end", freeze: bool = False, **settings: Any) -> Recipe | list[Recipe]:
+    """The stages of a strategy, each as many steps long as the training run says.
+
+    strategy: ``end_to_end``, all at once (the paper's C); ``pretrained_vae``, the autoencoder first; ``pretrained_backbone``, autoencoder
+    and Translator first, with reconstruction and constraint.  freeze: what was trained first stays as it is in the last stage.
+    settings: of ``LatentDiffusion``.
+    """
+    if strategy not in get_args(Strategy):
+        raise unknown("strategy", strategy, get_args(Strategy))
+    if strategy == "end_to_end":
+        if freeze:
+            raise WxlabError("freeze=True needs a first stage; give strategy='pretrained_vae' or 'pretrained_backbone'")
+        return LatentDiffusion(**settings)
+    first = Reconstruction(**settings) if strategy == "pretrained_vae" else FirstEstimate(**settings)
+    return [first, LatentDiffusion(trains=[part for part in PARTS if not freeze or part not in first.trains], **settings)]
+
+
+_own = [p for p in signature(recipe).parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
+_settings = [p for name, p in signature(LatentDiffusion).parameters.items() if name != "trains"]
+# the settings of the stages are this function's too: whoever asks it what it takes shall hear them
+recipe.__signature__ = Signature([*_own, *_settings])  # type: ignore[attr-defined]
+
+
+def diffusion_error(network: STLDM, z: Tensor, t: Tensor, eps: Tensor, condition: Tensor | None, keep: Tensor | None = None) -> Tensor:
+    """``abar_t mean (D(z_t, t, condition) - v)^2`` of each sample: [B]."""
+    schedule = network.schedule
+    error = network.denoiser(schedule.noisy(z, t, eps), t, condition, keep) - schedule.velocity(z, t, eps)
+    return schedule.signal[t].square() * error.square().flatten(1).mean(1)
+
+
+def prior_divergence(network: STLDM, z: Tensor) -> Tensor:
+    """``KL(N(sqrt(abar_T) z, 1 - abar_T) || N(0, 1))``, mean over all numbers; in float32 mostly rounding."""
+    signal, noise = network.schedule.signal[-1], network.schedule.noise[-1]
+    return Gaussian(signal * z, 2 * torch.log(noise).expand_as(z)).divergence()
+
+
+def _target(batch: Batch) -> Tensor:
+    if batch.target is None:
+        raise WxlabError("a batch without target cannot train a model; use windows of a store, which have targets")
+    return batch.target
+
+
+def _total(parts: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
+    return torch.stack([weights[name] * value for name, value in parts.items()]).sum()
+
+
+def _check(least_zero: dict[str, float], lr: float, clip: float | None) -> None:
+    for name, value in least_zero.items():
+        if not value >= 0:
+            raise WxlabError(f"{name}={value!r} must be at least 0")
+    if not lr > 0:
+        raise WxlabError(f"lr={lr!r} must be positive")
+    if clip is not None and not clip > 0:
+        raise WxlabError(f"clip={clip!r} must be positive, or None for no clipping")
