@@ -5,21 +5,22 @@
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import dask.array
 import numpy as np
 import torch
 import xarray as xr
+import zarr
 from torch import Tensor
 
 from wxlab import forcings
-from wxlab.channels import locate_channel, stack, unstack
+from wxlab.channels import locate_channel, split_channel, stack, unstack
 from wxlab.errors import WxlabError, unknown
 from wxlab.files import atomic_dir
 from wxlab.forcings import seconds
@@ -28,46 +29,12 @@ from wxlab.models.base import Batch, Model
 from wxlab.preparation.blocks import read_values
 from wxlab.splits import parse_time, regular_step, time_text
 from wxlab.store import Normaliser, Store, open_store
+from wxlab.streams import Streams
 
 LEAD = "prediction_timedelta"
-CHUNK_BYTES = 32 << 20  # of a chunk of a written forecast, where one lead time is not more
+CHUNK_BYTES = 32 << 20  # of a chunk of a forecast, where one lead time is not more: what is in memory of each variable at once
+Piece = tuple[dict[str, slice], xr.Dataset]  # a part of a forecast and its place in the whole
 States = xr.Dataset | Store | str | os.PathLike[str]
-
-
-class Streams:
-    """Random numbers of a call of a model: one generator for each (initial time, member).
-
-    The stream depends on (seed, initial time, member, call) alone, so that a forecast does not change with the batch it is made in.
-    times: initial times, int64 seconds or datetime64 [B].  members: how many, or their numbers.  call: number of the call.
-    """
-
-    def __init__(self, seed: int, times: object, members: int | Sequence[int], call: int) -> None:
-        starts = seconds(times.cpu().numpy() if isinstance(times, Tensor) else times).ravel()
-        numbers = range(members) if isinstance(members, int) else members
-        self._generators = [[_generator(int(seed), int(start), int(number), call) for number in numbers] for start in starts]
-
-    def folded(self) -> Streams:
-        """The same streams for a batch in which each (initial time, member) is an element of its own: [B M, 1, ...]."""
-        flat = copy.copy(self)
-        flat._generators = [[generator] for row in self._generators for generator in row]
-        return flat
-
-    def _draw(self, function: Any, shape: Sequence[int], dtype: torch.dtype, device: Any) -> Tensor:
-        rows = [torch.stack([function(*shape, generator=g, dtype=dtype) for g in row]) for row in self._generators]
-        return torch.stack(rows).to(device)
-
-    def randn(self, shape: Sequence[int], dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Tensor:
-        """Standard normal numbers [B, M, *shape]."""
-        return self._draw(torch.randn, shape, dtype, device)
-
-    def rand(self, shape: Sequence[int], dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Tensor:
-        """Uniform numbers in [0, 1): [B, M, *shape]."""
-        return self._draw(torch.rand, shape, dtype, device)
-
-
-def _generator(*place: int) -> torch.Generator:
-    digest = hashlib.blake2b(repr(place).encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
 def forecast(
@@ -107,11 +74,11 @@ def forecast(
         model.to(_device(device))
     training = model.training
     model.eval()
-    blocks = _blocks(request, states, starts)
+    pieces = _pieces(request, states, starts)
     try:
         if target is None:
-            return xr.concat(list(blocks), dim="time")
-        _write(blocks, target, len(starts))
+            return _gather(pieces, request, starts)
+        _write(pieces, target, request, starts)
     finally:
         model.train(training)
     return xr.open_zarr(target, consolidated=False, decode_timedelta=True)
@@ -248,44 +215,76 @@ def _place(out: str | os.PathLike[str]) -> Path:
     return target
 
 
-def _write(blocks: Iterator[xr.Dataset], target: Path, count: int) -> None:
-    """Write blocks one after the other; ``target`` appears when the last one is complete."""
+def _write(pieces: Iterator[Piece], target: Path, request: Request, starts: np.ndarray) -> None:
+    """Write pieces one after the other; ``target`` appears when the last one is complete."""
     with atomic_dir(target) as folder:
-        for i, block in enumerate(blocks):
-            how: dict[str, Any] = {"mode": "a", "append_dim": "time"}
-            if i == 0:
-                how = {"mode": "w", "encoding": {str(name): {"chunks": _chunks(field)} for name, field in block.data_vars.items()}}
-                how["encoding"]["time"] = {"units": "seconds since 1970-01-01", "dtype": "int64", "chunks": (count,)}
-            block.to_zarr(folder, consolidated=False, zarr_format=3, **how)
+        group = None
+        for place, piece in pieces:
+            if group is None:
+                encoding: dict[str, Any] = {str(name): {"chunks": field.shape} for name, field in piece.data_vars.items()}
+                encoding["time"] = {"units": "seconds since 1970-01-01", "dtype": "int64", "chunks": (len(starts),)}
+                whole = _whole(piece, request, starts, lazily=True)
+                whole.to_zarr(folder, mode="w", compute=False, consolidated=False, zarr_format=3, encoding=encoding)
+                group = zarr.open_group(str(folder), mode="r+")
+            for name, field in piece.data_vars.items():
+                array: Any = group[str(name)]
+                array[tuple(place.get(str(dim), slice(None)) for dim in field.dims)] = field.values
 
 
-def _chunks(field: xr.DataArray) -> tuple[int, ...]:
-    """Chunks of a block: all of it, but only as many lead times as ``CHUNK_BYTES`` hold."""
-    others = field.nbytes // max(1, field.sizes[LEAD])
-    return tuple(min(size, max(1, CHUNK_BYTES // max(1, others))) if dim == LEAD else size for dim, size in field.sizes.items())
+def _gather(pieces: Iterator[Piece], request: Request, starts: np.ndarray) -> xr.Dataset:
+    """Put the pieces together in memory."""
+    whole = None
+    for place, piece in pieces:
+        if whole is None:
+            whole = _whole(piece, request, starts)
+        for name, field in piece.data_vars.items():
+            whole[name].values[tuple(place.get(str(dim), slice(None)) for dim in field.dims)] = field.values
+    assert whole is not None
+    return whole
 
 
-def _blocks(request: Request, states: xr.Dataset, starts: np.ndarray) -> Iterator[xr.Dataset]:
-    """Forecasts of a few initial times each."""
+def _whole(piece: xr.Dataset, request: Request, starts: np.ndarray, lazily: bool = False) -> xr.Dataset:
+    """A Dataset for the whole forecast like a piece of it, its values not filled in yet."""
+    axes = {"time": starts, "number": np.arange(request.members), LEAD: _leads(request.model, 0, request.steps)}
+    coords = {dim: axes.get(str(dim), piece[dim].values) for dim in piece.dims}
+
+    def blank(field: xr.DataArray) -> Any:
+        shape = [len(coords[dim]) for dim in field.dims]
+        return dask.array.empty(shape, dtype=field.dtype, chunks=field.shape) if lazily else np.empty(shape, field.dtype)
+
+    return xr.Dataset({name: (field.dims, blank(field), field.attrs) for name, field in piece.data_vars.items()}, coords, piece.attrs)
+
+
+def _leads(model: Model, first: int, stop: int) -> np.ndarray:
+    """Lead times of the frames ``first``, ..., ``stop`` - 1."""
+    return (np.arange(first + 1, stop + 1) * model.spec.step).astype("timedelta64[s]").astype("timedelta64[ns]")
+
+
+def _pieces(request: Request, states: xr.Dataset, starts: np.ndarray) -> Iterator[Piece]:
+    """Forecasts of a few initial times, members and lead times each, so that no more is ever in memory."""
     spec, normaliser = request.model.spec, request.normaliser
     static = None
     if spec.static:
         static = torch.from_numpy(normaliser.normalise(np.array(stack(states, spec.static).values, np.float32), spec.static))
     size, share = max(1, request.batch_size // request.members), min(request.batch_size, request.members)
+    levels = max(1, len({level for _, level in map(split_channel, spec.channels) if level is not None}))
+    length = max(1, CHUNK_BYTES // (4 * min(size, len(starts)) * share * levels * spec.grid.shape[0] * spec.grid.shape[1]))
     for first in range(0, len(starts), size):
         here = starts[first : first + size]
         past, unseen = _past(request, states, here)
-        parts = []
         for m in range(0, request.members, share):
             numbers = range(m, min(m + share, request.members))
             rolled = roll(request.model, past, seconds(here), request.steps, numbers, request.seed, static, unseen)
-            parts.append(torch.stack(list(rolled), dim=2))
-        frames = torch.cat(parts, dim=1)
-        valid = seconds(here)[:, None, None] + np.arange(1, request.steps + 1) * spec.step
-        values = normaliser.denormalise(frames.cpu(), spec.channels, valid)
-        if unseen is not None:
-            values.masked_fill_(unseen[:, None, None], torch.nan)
-        yield _described(_as_dataset(request.model, values.numpy(), here), states, request)
+            for lead in range(0, request.steps, length):
+                frames = torch.stack(list(islice(rolled, length)), dim=2).cpu()
+                stop = lead + frames.shape[2]
+                valid = seconds(here)[:, None, None] + np.arange(lead + 1, stop + 1) * spec.step
+                values = normaliser.denormalise(frames, spec.channels, valid)
+                if unseen is not None:
+                    values.masked_fill_(unseen[:, None, None], torch.nan)
+                axes = {"time": here, "number": list(numbers), LEAD: _leads(request.model, lead, stop)}
+                place = {dim: slice(i, i + len(axes[dim])) for dim, i in (("time", first), ("number", m), (LEAD, lead))}
+                yield place, _described(_as_dataset(request, values.numpy(), axes), states, request)
 
 
 def _past(request: Request, states: xr.Dataset, starts: np.ndarray) -> tuple[dict[int, Tensor], Tensor | None]:
@@ -330,32 +329,35 @@ def roll(
     """The roll-out itself, on normalised tensors: yields the frames [B, M, C, H, W] one after the other.
 
     past: seconds from the initial time (0 and negative) -> state [B, C, H, W].  starts: initial times, int64 seconds [B].
-    members: how many, or their numbers.  unseen: bool [B, C, H, W], points that stay 0, as in the states that training showed.
+    members: how many, or their numbers.  unseen: bool [B, C, H, W], points that stay as they are, as in the states that training showed.
     The first call makes all members from one history; then each (initial time, member) goes its own way.
     """
-    spec = model.spec
+    spec, stepper = model.spec, model.stepper
     numbers = range(members) if isinstance(members, int) else members
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    known = {offset: state.to(device).unsqueeze(1) for offset, state in past.items()}  # [B, 1 or M, C, H, W]
     static = static.to(device) if static is not None else None
-    hidden = unseen.to(device)[:, None, None] if unseen is not None else None
+    entry = Streams(seed, starts, numbers, -1)
+    known = {offset: model.enter(state.to(device), static, entry) for offset, state in past.items()}  # [B, 1 or M, ...]
+    static = static if stepper.spec.static else None
+    hidden = unseen.to(device)[:, None, None] if unseen is not None and stepper is model else None
+    missing = past[max(past)].to(device)[:, None, None] if hidden is not None else None  # what stands for a missing value
     for call, base in enumerate(range(0, steps * spec.step, spec.horizon * spec.step)):
         reads = [base - k * spec.history_step for k in reversed(range(spec.history))]
         writes = [base + k * spec.step for k in range(1, spec.horizon + 1)]
         together = max(known[offset].shape[1] for offset in reads)  # 1: all members have read the same so far
-        history = torch.stack([known[offset].expand(-1, together, -1, -1, -1) for offset in reads], dim=2)  # [B, 1 or M, Ti, C, H, W]
+        history = torch.stack([known[offset].expand(-1, together, -1, -1, -1) for offset in reads], dim=2)  # [B, 1 or M, Ti, ...]
         origin = np.repeat(starts, together)
         time = torch.from_numpy(origin[:, None] + np.array(reads + writes))
-        batch = Batch(history.flatten(0, 1), None, time.to(device), _forcing(model, time, device), static)
+        batch = Batch(history.flatten(0, 1), None, time.to(device), _forcing(stepper, time, device), static)
         streams = Streams(seed, starts, numbers, call)
         if together == 1:
-            block = model.predict(batch, len(numbers), streams)  # [B, M, To, C, H, W]
+            block = stepper.predict(batch, len(numbers), streams)  # [B, M, To, ...]
         else:
-            block = model.predict(batch, 1, streams.folded())[:, 0].unflatten(0, (-1, len(numbers)))
-        if hidden is not None:
-            block = block.masked_fill(hidden, 0)
+            block = stepper.predict(batch, 1, streams.folded())[:, 0].unflatten(0, (-1, len(numbers)))
+        if hidden is not None and missing is not None:
+            block = torch.where(hidden, missing, block)
         known.update({offset: block[:, :, k] for k, offset in enumerate(writes)})
-        yield from (known[offset] for offset in writes[: steps - call * spec.horizon])
+        yield from (model.leave(known[offset]) for offset in writes[: steps - call * spec.horizon])
         known = {offset: state for offset, state in known.items() if offset > writes[-1] - spec.history * spec.history_step}
 
 
@@ -370,15 +372,13 @@ def _forcing(model: Model, time: Tensor, device: torch.device) -> Tensor | None:
     return values[inverse].to(device)
 
 
-def _as_dataset(model: Model, values: np.ndarray, starts: np.ndarray) -> xr.Dataset:
-    """Frames [B, M, steps, C, H, W] in physical units as a forecast Dataset."""
-    spec = model.spec
+def _as_dataset(request: Request, values: np.ndarray, places: dict[str, Any]) -> xr.Dataset:
+    """Frames [B, M, leads, C, H, W] in physical units as a forecast Dataset; ``places``: coordinates of the first three."""
+    spec = request.model.spec
     y, x = spec.grid.dims
-    leads = (np.arange(1, values.shape[2] + 1) * spec.step).astype("timedelta64[s]").astype("timedelta64[ns]")
-    dims = ("time", "number", LEAD, "channel", y, x)
-    places = (starts, np.arange(values.shape[1]), leads, list(spec.channels), list(spec.grid.y), list(spec.grid.x))
-    array = xr.DataArray(values, dims=dims, coords=dict(zip(dims, places, strict=True)))
-    return unstack(array if values.shape[1] > 1 else array.isel(number=0, drop=True))
+    coords = {**places, "channel": list(spec.channels), y: list(spec.grid.y), x: list(spec.grid.x)}
+    array = xr.DataArray(values, dims=tuple(coords), coords=coords)
+    return unstack(array if request.members > 1 else array.isel(number=0, drop=True))
 
 
 def _described(result: xr.Dataset, states: xr.Dataset, request: Request) -> xr.Dataset:

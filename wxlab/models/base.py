@@ -131,6 +131,19 @@ class Model(nn.Module):
         """
         raise NotImplementedError
 
+    @property
+    def stepper(self) -> Model:
+        """What a roll-out calls again and again: the model itself, or the one inside it that carries latents from call to call."""
+        return self
+
+    def enter(self, state: Tensor, static: Tensor | None, streams: Streams) -> Tensor:
+        """What the stepper carries of a normalised state: [B, C, H, W] -> [B, 1 or M, ...], once at the start of a roll-out."""
+        return state.unsqueeze(1)
+
+    def leave(self, carried: Tensor) -> Tensor:
+        """The normalised state of what the stepper carries: [B, M, ...] -> [B, M, C, H, W]."""
+        return carried
+
     @staticmethod
     def repeat_members(prediction: Tensor, members: int) -> Tensor:
         """[B, To, C, H, W] -> [B, M, To, C, H, W] without copying."""
