@@ -64,16 +64,13 @@ def open_dataset(name: str, *, catalog: CatalogLike = None, **overrides: Any) ->
     attributes source, title, licence, citation, latitude_order, and ``splits`` as JSON where the entry has them.
     Raises WxlabError in one sentence for whatever is wrong with the name, the files or their content.
     """
-    from wxlab.readers import Request, open_pieces
-    from wxlab.readers.simulated import open_simulated
-    from wxlab.readers.uniform import uniform
+    from wxlab.readers import Request, open_entry
 
     found = load(catalog)
     if name not in found.datasets:
         raise unknown("data source", name, found.datasets)
     entry = _overridden(name, found.datasets[name], overrides, found.variables)
-    request = Request(name, entry, found.variables)
-    dataset = open_simulated(request) if entry.driver == "simulated" else uniform(request, open_pieces(request))
+    dataset = open_entry(Request(name, entry, found.variables))
     dataset.attrs |= {"source": name, "title": entry.title, "licence": entry.licence, "citation": entry.citation}
     if entry.splits is not None:
         dataset.attrs["splits"] = json.dumps(entry.splits, default=_iso)

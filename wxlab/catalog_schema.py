@@ -25,9 +25,13 @@ OPTIONS: dict[str, frozenset[str] | None] = {
     "netcdf": _COMMON | _REMOTE | {"backend_kwargs"},
     "grib": _COMMON | {"backend_kwargs"},
     "npy_tree": frozenset({"chunks", "check_range", "cut_time"}),
+    "radar": _COMMON | _REMOTE | {"backend_kwargs", "consolidated", "group", "missing"},
+    "sevir": frozenset({"missing", "frames", "check_range", "cut_time"}),
+    "hko7": frozenset({"missing", "samplers", "masks", "scale", "check_range", "cut_time"}),
+    "meteonet": frozenset({"missing", "check_range", "cut_time"}),
     "simulated": None,
 }
-ENGINES = {"zarr": ("zarr",), "netcdf": ("netcdf4", "h5netcdf", "scipy"), "grib": ("cfgrib",)}
+ENGINES = {"zarr": ("zarr",), "netcdf": ("netcdf4", "h5netcdf", "scipy"), "grib": ("cfgrib",), "radar": ("netcdf4", "h5netcdf", "scipy")}
 GENERATORS = ("atmosphere", "radar", "moving_digits")
 
 
@@ -79,7 +83,7 @@ class Entry(_Strict):
     """One source of data."""
 
     title: str
-    driver: Literal["zarr", "netcdf", "grib", "npy_tree", "simulated"]
+    driver: Literal["zarr", "netcdf", "grib", "npy_tree", "radar", "sevir", "hko7", "meteonet", "simulated"]
     uri: str | list[str] | None = None
     options: dict[str, Any] = Field(default_factory=dict)
     grid: GridInfo | None = None

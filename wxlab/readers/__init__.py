@@ -1,17 +1,21 @@
-"""One module per source format: each turns a catalogue entry into pieces (lazy datasets, as the file has them); ``uniform`` joins them."""
+"""One module per source format. Most turn an entry into pieces (lazy datasets, as the file has them) that ``uniform`` joins; those of
+simulators and of archives of radar frames give the whole dataset."""
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import Any
 
+import xarray as xr
+
 from wxlab.readers.source import Piece, Request
+from wxlab.readers.uniform import uniform
 
-__all__ = ["Piece", "Request", "open_pieces"]
+__all__ = ["Piece", "Request", "open_entry"]
 
 
-def open_pieces(request: Request) -> list[Piece]:
-    """The files of an entry, opened lazily by the driver that it names."""
+def open_entry(request: Request) -> xr.Dataset:
+    """An entry as one lazy dataset in uniform names and units, by the driver that it names."""
     reader: Any = import_module(f"wxlab.readers.{request.entry.driver}")
-    pieces: list[Piece] = reader.open_pieces(request)
-    return pieces
+    dataset: xr.Dataset = reader.open_whole(request) if hasattr(reader, "open_whole") else uniform(request, reader.open_pieces(request))
+    return dataset

@@ -12,10 +12,11 @@ from wxlab.readers.source import Piece, Request, local_files, need_filesystem, o
 
 def open_pieces(request: Request) -> list[Piece]:
     """One piece per file."""
-    return [_open(request, path) for path in local_files(request)]
+    return [open_file(request, path) for path in local_files(request)]
 
 
-def _open(request: Request, path: str) -> Piece:
+def open_file(request: Request, path: str) -> Piece:
+    """One file, lazily."""
     options = request.entry.options
 
     def opener() -> xr.Dataset:

@@ -19,7 +19,7 @@ _GENERATORS = {
 }
 
 
-def open_simulated(request: Request) -> xr.Dataset:
+def open_whole(request: Request) -> xr.Dataset:
     """Call the entry's generator with the rest of its options; what it returns is uniform already."""
     settings = {key: value for key, value in request.entry.options.items() if key != "cut_time"}
     module, function = _GENERATORS[settings.pop("generator")]

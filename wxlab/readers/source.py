@@ -136,6 +136,7 @@ class SourceArray:
         base, _ = base_variable(name, request.vocabulary)
         self.known = request.vocabulary[base]
         self.check = bool(request.entry.options.get("check_range", True)) and self.known.valid_range is not None
+        self.salvage = request.entry.options.get("missing") == "mask"
         self.shape, self.ndim, self.dtype = variable.shape, variable.ndim, np.dtype(np.float32)
 
     def __getitem__(self, key: Any) -> NDArray[np.float32]:
@@ -147,15 +148,33 @@ class SourceArray:
         except WxlabError:
             raise
         except Exception as error:
+            if self.salvage:
+                return self._readable(key)
             tries = f" after {self.policy.retries + 1} attempts" if self.policy else ""
             hint = _LATER if self.policy else "the file may be damaged"
             raise WxlabError(
                 f"source {self.source!r}: cannot read variable {self.name!r} from {self.where}{tries} ({brief(error)}); {hint}"
             ) from None
+        return self._converted(raw)
+
+    def _converted(self, raw: NDArray[Any]) -> NDArray[np.float32]:
         values = raw.astype(np.float32) if self.scale == 1 and self.offset == 0 else (raw * self.scale + self.offset).astype(np.float32)
         if self.check:
             self._check(values)
         return values
+
+    def _readable(self, key: tuple[Any, ...]) -> NDArray[np.float32]:
+        """What can be read, frame by frame of the first axis; the rest is missing."""
+        wanted = np.arange(self.shape[0])[key[0]]
+        frames = []
+        for position in np.atleast_1d(wanted).tolist():
+            try:
+                frames.append(self._converted(np.asarray(self.variable[(position, *key[1:])].values)))
+            except WxlabError:
+                raise
+            except Exception:
+                frames.append(np.full(self.shape[1:], np.nan, np.float32)[tuple(key[1:])])
+        return np.stack(frames) if np.ndim(wanted) else frames[0]
 
     def _check(self, values: NDArray[np.float32]) -> None:
         finite = values[np.isfinite(values)]
