@@ -73,9 +73,9 @@ class Transform:
 class Normaliser:
     """Transforms by channel, forcing and static name, and what happens to missing values.
 
-    nan: name -> ``error`` (refused), ``fill`` (the value of ``fills``, physical units, takes their place) or ``mask`` (0 after
-    normalisation, and ``mask`` says where). Names that are not there have the policy ``error``.  climatology: what the channels of
-    kind ``anomaly`` are measured from; ``times`` are needed for them and ignored otherwise.
+    nan: name -> ``error`` (refused), ``fill`` (the value of ``fills``, physical units, takes their place) or ``mask`` (the same, or 0
+    after normalisation where there is none, and ``mask`` says where). Names that are not there have the policy ``error``.
+    climatology: what the channels of kind ``anomaly`` are measured from; ``times`` are needed for them and ignored otherwise.
     """
 
     transforms: Mapping[str, Transform]
@@ -129,7 +129,7 @@ class Normaliser:
         for i, name in enumerate(names):
             policy = self.nan.get(name, "error")
             if policy != "error":
-                value = self._fill(name) if policy == "fill" and self.transforms[name].kind != "anomaly" else 0.0
+                value = self._fill(name) if name in self.fills and self.transforms[name].kind != "anomaly" else 0.0
                 x.select(-3, i).nan_to_num_(nan=value, posinf=value, neginf=value)
         return x
 

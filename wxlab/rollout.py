@@ -282,7 +282,7 @@ def _pieces(request: Request, states: xr.Dataset, starts: np.ndarray) -> Iterato
                 values = normaliser.denormalise(frames, spec.channels, valid)
                 if unseen is not None:
                     values.masked_fill_(unseen[:, None, None], torch.nan)
-                axes = {"time": here, "number": list(numbers), LEAD: _leads(request.model, lead, stop)}
+                axes: dict[str, Any] = {"time": here, "number": list(numbers), LEAD: _leads(request.model, lead, stop)}
                 place = {dim: slice(i, i + len(axes[dim])) for dim, i in (("time", first), ("number", m), (LEAD, lead))}
                 yield place, _described(_as_dataset(request, values.numpy(), axes), states, request)
 

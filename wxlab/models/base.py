@@ -74,7 +74,7 @@ class Batch:
 
     history [B,Ti,C,H,W]; target [B,To,C,H,W] or None (forecasting); forcing [B,Ti+To,F,H,W] or None; static [S,H,W] or None;
     time int64 [B,Ti+To], seconds since 1970-01-01 UTC; mask bool [B,Ti+To,C,H,W], True where observed, None when all is.
-    Unobserved values are 0 in the tensors, that is the training mean.
+    Unobserved values are 0 in the tensors, that is the training mean, or what the normaliser fills them with.
     """
 
     history: Tensor

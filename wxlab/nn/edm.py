@@ -8,18 +8,19 @@ Reference: Karras et al. 2022, Elucidating the design space of diffusion-based g
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from wxlab.errors import WxlabError
+from wxlab.nn.diffusion import Normals, last
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 Network = Callable[[Tensor, Tensor], Tensor]
-Normals = Callable[[Sequence[int]], Tensor]
 
 
 def karras_sigmas(steps: int, low: float = 0.002, high: float = 80.0, rho: float = 7.0) -> Tensor:
@@ -117,10 +118,7 @@ class Sampler(Protocol):
 
 def sample(sampler: Sampler, denoise: Denoiser, noise: Tensor, normals: Normals | None = None) -> Tensor:
     """The sample that a sampler makes of unit noise [B, ...], in the type of ``noise``; ``normals`` as in ``Heun.trajectory``."""
-    state = noise
-    for state in sampler.trajectory(denoise, noise, normals):
-        pass
-    return state.to(noise.dtype)
+    return last(sampler.trajectory(denoise, noise, normals)).to(noise.dtype)
 
 
 class Heun:
@@ -154,7 +152,7 @@ class Heun:
             raise WxlabError("a sampler with churn needs a source of normal numbers; pass normals=, or set churn=0")
         sigmas = self.sigmas.to(noise.device)
         x = noise.double() * sigmas[0]
-        for i, (now, then) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
+        for i, (now, then) in enumerate(pairwise(sigmas)):
             if self.churn and normals is not None:
                 raised = self._raised(now)
                 x = x + (raised**2 - now**2).sqrt() * self.inflate * normals(x.shape[1:]).to(x)
@@ -170,8 +168,8 @@ class Heun:
 class DPMSolver:
     """DPM-Solver++(2M): second order from the denoised samples of two steps, one call of the network each.
 
-    With ``h = ln(s_i / s_{i+1})`` and ``r = ln(s_{i-1} / s_i) / h``: ``x <- (s_{i+1} / s_i) x - (s_{i+1} / s_i - 1) (D_i + (D_i - D_{i-1}) /
-    (2 r))``; the first step without the difference, the last one ``x <- D``.
+    With ``h = ln(s_i / s_{i+1})``, ``r = ln(s_{i-1} / s_i) / h`` and ``q = s_{i+1} / s_i``:
+    ``x <- q x - (q - 1) (D_i + (D_i - D_{i-1}) / (2 r))``; the first step without the difference, the last one ``x <- D``.
     LaDCast's code starts this sampler from noise that is not multiplied by the first sigma; here it is.
     Reference: Lu et al. 2022, arXiv:2211.01095.
     """

@@ -80,4 +80,6 @@ def require_global_rows(rows: Sequence[float]) -> None:
     """Raise WxlabError unless latitudes reach both poles to within one and a half rows."""
     spacing = abs(rows[-1] - rows[0]) / max(1, len(rows) - 1)
     if len(rows) < 2 or 90 - max(rows) > 1.5 * spacing or 90 + min(rows) > 1.5 * spacing:
-        raise WxlabError(f"latitudes {min(rows):g} to {max(rows):g} do not reach both poles, and this model needs the whole globe; regrid a global field")
+        raise WxlabError(
+            f"latitudes {min(rows):g} to {max(rows):g} do not reach both poles, and this model needs the whole globe; take global fields"
+        )

@@ -69,8 +69,9 @@ def prepare(
     scheduler: ``threads`` (default), ``synchronous``, or the address of a dask scheduler.  static: names of fields without time.
     forcing: names of ``wxlab.forcings``.  normalisation: name -> ``zscore`` (default), ``minmax``, ``dbz``, ``log``, ``none`` or a
     dict with ``kind`` and its settings.  nan: policy for missing values, ``error``, ``fill`` (with ``fill`` by name, in physical
-    units; the training mean when not given) or ``mask``, for all or by name.  method: ``conservative`` or ``bilinear``, for all or by
-    variable; None: conservative to coarser grids, bilinear to finer ones.  accumulated: variables that are totals since a start, with
+    units; the training mean when not given) or ``mask`` (which ``fill`` may go with), for all or by name.
+    method: ``conservative`` or ``bilinear``, for all or by variable; None: conservative to coarser grids, bilinear to finer ones.
+    accumulated: variables that are totals since a start, with
     the settings of ``deaccumulate``: {"total_precipitation": {"resets": [0], "hours": 6}} gives ``total_precipitation_6hr``.
     catalog: as in ``open_dataset``.  overwrite: replace a store made from another request.
     chunk_bytes: size of a block, the unit of work and of files.
@@ -271,7 +272,8 @@ def _normaliser(plan: Plan, statistics: Mapping[str, np.ndarray]) -> Normaliser:
         transforms[name] = plan.requests[name].transform(field.mean(), field.std(), field.min(), field.max())
     policies: dict[str, Any] = {name: policy for name, policy in blocks.policies.items() if policy != "error"}
     means = dict(zip(blocks.channels, statistics["mean"].tolist(), strict=True))
-    fills = {name: float(plan.fills.get(name, means[name])) for name, policy in policies.items() if policy == "fill"}
+    filled = [name for name, policy in policies.items() if policy == "fill" or name in plan.fills]
+    fills = {name: float(plan.fills.get(name, means[name])) for name in filled}
     return Normaliser(transforms, policies, fills)
 
 

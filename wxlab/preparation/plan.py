@@ -143,6 +143,7 @@ def make_plan(dataset: xr.Dataset, source: str, settings: Settings, work: Path) 
         terms=Terms((int(training[0] % DAY),), 0, "a mean, for events are laid one after the other") if events else choose_terms(training),
         provenance={
             **{key: str(dataset.attrs.get(key, "")) for key in ("title", "licence", "citation")},
+            **{key: str(dataset.attrs[key]) for key in ("autoencoder",) if key in dataset.attrs},  # whose latents these are
             "source": source,
             "request": request,
             "versions": {"python": platform.python_version(), **{package.__name__: package.__version__ for package in (wxlab, zarr, np)}},
