@@ -30,6 +30,8 @@ _REGISTRY = {
     "ladder_joint": "wxlab.models.baselines.ladder:JOINT",
     "ladder_separate": "wxlab.models.baselines.ladder:SEPARATE",
     "ladder_attention": "wxlab.models.baselines.ladder:ATTENTION",
+    "ladcast_autoencoder": "wxlab.models.ladcast:AUTOENCODER",
+    "ladcast": "wxlab.models.ladcast:TRANSFORMER",
 }
 
 
