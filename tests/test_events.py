@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from typer.testing import CliRunner
 
+from wxlab.cli import app
 from wxlab.errors import WxlabError
 from wxlab.events import Tiles, axis_of_events, crop, cut, join
 from wxlab.forcings import DAY
@@ -187,6 +189,17 @@ def test_tiles_without_any_observation_are_refused() -> None:
     data = rain("2020-01-01")
     with pytest.raises(WxlabError, match="none of 2 tiles is observed at 50 %"):
         cut(data.where(data["x"] < 0), Tiles.parse("12x8"))
+
+
+def test_from_the_command_line(tmp_path: Path) -> None:
+    out = tmp_path / "s.zarr"
+    fields = ["--variables", "rain_rate", "--crop", "120x120", "--grid", "2km", "--tiles", "30x30"]
+    done = CliRunner().invoke(app, ["data", "prepare", "simulated_radar", str(out), *fields], catch_exceptions=False)
+    assert done.exit_code == 0 and f"wrote {out}" in done.output
+    store = open_store(out)
+    assert store.grid.shape == (30, 30) and len(store.segments) == 4 * 8 and store.attrs["provenance"]["licence"] == "Apache-2.0"
+    # the simulator's own splits by events hold for their tiles
+    assert {split: store.dataset(split).sizes["time"] for split in store.splits} == {"train": 576, "validation": 96, "test": 96}
 
 
 @pytest.mark.real_data

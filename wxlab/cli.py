@@ -88,29 +88,33 @@ def data_prepare(
     out: Path,
     variables: Annotated[str, typer.Option(help="Comma-separated variable names.")],
     levels: Annotated[str | None, typer.Option(help="Comma-separated pressure levels, hPa.")] = None,
-    grid: Annotated[str | None, typer.Option(help="Target grid ROWSxCOLUMNS, for example 32x64.")] = None,
+    grid: Annotated[str | None, typer.Option(help="Target grid ROWSxCOLUMNS such as 32x64; of radar also a length such as 2km.")] = None,
+    crop: Annotated[str | None, typer.Option(help="ROWSxCOLUMNS points around the middle, before anything else.")] = None,
+    tiles: Annotated[str | None, typer.Option(help="Cut the fields into tiles of ROWSxCOLUMNS points, each an event of its own.")] = None,
     start: Annotated[str | None, typer.Option(help="First time, for example 1990-01-01.")] = None,
     end: Annotated[str | None, typer.Option(help="Last time.")] = None,
     nan: Annotated[str, typer.Option(help="Missing values: error, fill or mask.")] = "error",
     scheduler: Annotated[str | None, typer.Option(help="threads, synchronous, or a dask scheduler's address.")] = None,
     catalog: Catalog = None,
 ) -> None:
-    """Make a training store.
+    """Make a training store; several radar sources are joined by +.
 
     Example: wxlab data prepare simulated_atmosphere_small store.zarr --variables 2m_temperature,geopotential --levels 500
     """
-    from wxlab.catalog import open_dataset
     from wxlab.store import prepare
 
     path = prepare(
-        open_dataset(name, catalog=catalog),
+        name,
         out,
         variables=_names(variables),
         levels=[int(level) for level in _names(levels)] or None,
         grid=grid,
+        crop=crop,
+        tiles=tiles,
         time=(start, end) if start or end else None,
         nan=cast(Any, nan),
         scheduler=scheduler,
+        catalog=catalog,
     )
     print(f"wrote {path}")
 

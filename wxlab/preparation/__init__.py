@@ -67,12 +67,12 @@ def prepare(
     splits: name -> [start, end], {"segments": [...]}, {"sources": ["name"]}, or a share of the remaining times of each source, such as
     {"train": 0.65, "validation": 0.35, "test": {"sources": ["name"]}}; None: the source's own, else 70, 15 and 15 % of the times.
     scheduler: ``threads`` (default), ``synchronous``, or the address of a dask scheduler.  static: names of fields without time.
-    forcing: names of ``wxlab.forcings``.  normalisation: name -> ``zscore`` (default), ``minmax``, ``dbz``, ``log``, ``none`` or a
-    dict with ``kind`` and its settings.  nan: policy for missing values, ``error``, ``fill`` (with ``fill`` by name, in physical
-    units; the training mean when not given) or ``mask`` (which ``fill`` may go with), for all or by name.
-    method: ``conservative`` or ``bilinear``, for all or by variable; None: conservative to coarser grids, bilinear to finer ones.
-    accumulated: variables that are totals since a start, with
-    the settings of ``deaccumulate``: {"total_precipitation": {"resets": [0], "hours": 6}} gives ``total_precipitation_6hr``.
+    forcing: names of ``wxlab.forcings``.  normalisation: name -> ``zscore`` (default; radar: 0..1, rain rates through ``dbz``),
+    ``minmax``, ``dbz``, ``log``, ``none`` or a dict with ``kind`` and its settings.  nan: policy for missing values, ``error``,
+    ``fill`` (with ``fill`` by name, in physical units; the training mean when not given) or ``mask`` (which ``fill`` may go with),
+    for all or by name.  method: ``conservative`` or ``bilinear``, for all or by variable; None: conservative to coarser grids,
+    bilinear to finer ones.  accumulated: variables that are totals since a start, with the settings of ``deaccumulate``:
+    {"total_precipitation": {"resets": [0], "hours": 6}} gives ``total_precipitation_6hr``.
     catalog: as in ``open_dataset``.  overwrite: replace a store made from another request.
     chunk_bytes: size of a block, the unit of work and of files.
 
