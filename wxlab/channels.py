@@ -31,6 +31,7 @@ LEVEL_VARIABLES = frozenset(
         "specific_cloud_liquid_water_content",
         "specific_rain_water_content",
         "specific_snow_water_content",
+        "latent",  # of an autoencoder: its channels lie on the axis of levels
     }
 )
 

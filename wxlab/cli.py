@@ -138,6 +138,23 @@ def train(
 
 
 @app.command()
+def encode(
+    autoencoder: Path,
+    store: Path,
+    out: Path,
+    scheduler: Annotated[str | None, typer.Option(help="threads, synchronous, or a dask scheduler's address.")] = None,
+) -> None:
+    """Encode a store to a store of latents; a killed run goes on where it was.  Example: wxlab encode runs/ae store.zarr latents.zarr"""
+    from wxlab.encoding import encode as encode_store
+    from wxlab.store import open_store
+
+    path = encode_store(autoencoder, store, out, scheduler=scheduler)
+    sizes = [open_store(place).frames.shape for place in (store, path)]
+    ratio = (sizes[0][1] * sizes[0][2] * sizes[0][3]) / (sizes[1][1] * sizes[1][2] * sizes[1][3])
+    print(f"wrote {path} ({ratio:.3g} times smaller than the fields)")
+
+
+@app.command()
 def forecast(
     checkpoint: Path,
     store: Path,
@@ -146,13 +163,19 @@ def forecast(
     split: Annotated[str, typer.Option(help="Which part of the store to start from.")] = "test",
     members: int = 1,
     seed: int = 0,
+    autoencoder: Annotated[Path | None, typer.Option(help="Whose latents the checkpoint forecasts; the store then holds fields.")] = None,
 ) -> None:
     """Forecast from every time of a store's split.  Example: wxlab forecast runs/a store.zarr forecast.zarr --steps 8"""
     from wxlab.checkpoints import load_checkpoint
     from wxlab.rollout import forecast as make
     from wxlab.store import open_store
 
-    make(load_checkpoint(checkpoint), open_store(store).dataset(split), steps=steps, members=members, seed=seed, out=out)
+    model: Any = load_checkpoint(checkpoint)
+    if autoencoder is not None:
+        from wxlab.models.ladcast import LatentForecaster
+
+        model = LatentForecaster(cast(Any, load_checkpoint(autoencoder)), model)
+    make(model, open_store(store).dataset(split), steps=steps, members=members, seed=seed, out=out)
     print(f"wrote {out}")
 
 

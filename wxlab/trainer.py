@@ -26,7 +26,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from wxlab.checkpoints import save_checkpoint
 from wxlab.errors import WxlabError
@@ -165,7 +165,7 @@ class Run:
         for group in optimiser.param_groups:
             group.setdefault("initial_lr", group["lr"])
         self.module, self.optimiser = self.accelerator.prepare(_Step(self.model, recipe), optimiser)
-        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(self.options.ema)) if self.options.ema else None
+        self.average = AveragedModel(self.model, multi_avg_fn=recipe.averaging(self.options.ema)) if self.options.ema else None
 
     def _train_stage(self) -> None:
         if self._ended():

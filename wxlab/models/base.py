@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from wxlab.errors import WxlabError
 from wxlab.grids import Grid
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from wxlab.rollout import Streams
     from wxlab.store import Normaliser
 
+Averaging = Callable[[Any, Any, Any], None]  # averaged parameters, current ones, how many updates there were
 Stochastic = Literal["none", "noise", "diffusion"]
 
 
@@ -182,6 +185,10 @@ class Recipe(nn.Module):
         floor = min(self.final_lr / self.lr, 1.0)
         progress = (step - rise) / max(1, total - rise)
         return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+    def averaging(self, decay: float) -> Averaging:
+        """How weights are averaged when the training run asks for it: by default with this decay from the first step on."""
+        return get_ema_multi_avg_fn(decay)
 
     def after_step(self, model: Model, step: int) -> None:
         """Called once after each optimiser step, for momentum copies and the like."""

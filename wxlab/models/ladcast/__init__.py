@@ -5,12 +5,14 @@ from __future__ import annotations
 from wxlab.models import Entry
 from wxlab.models.ladcast.autoencoder import Autoencoder, latent_names
 from wxlab.models.ladcast.autoencoder import build as build_autoencoder
+from wxlab.models.ladcast.forecaster import LatentForecaster
 from wxlab.models.ladcast.network import STEP, Ladcast
 from wxlab.models.ladcast.network import build as build_transformer
 from wxlab.models.ladcast.official_autoencoder import load_official as load_autoencoder
 from wxlab.models.ladcast.official_autoencoder import save_official as save_autoencoder
 from wxlab.models.ladcast.official_transformer import load_official as load_transformer
 from wxlab.models.ladcast.official_transformer import save_official as save_transformer
+from wxlab.models.ladcast.recipe import Denoising, Reconstruction
 from wxlab.models.ladcast.statistics import CHANNELS, GRID, LATENT_GRID, SIXTH, STATIC, latent_statistics, read_statistics
 
 __all__ = [
@@ -18,7 +20,10 @@ __all__ = [
     "CHANNELS",
     "TRANSFORMER",
     "Autoencoder",
+    "Denoising",
     "Ladcast",
+    "LatentForecaster",
+    "Reconstruction",
     "latent_statistics",
     "load_autoencoder",
     "load_transformer",
@@ -50,7 +55,7 @@ AUTOENCODER = Entry(
         "paper_1024": {**_PAPER, "static": (*STATIC, SIXTH), "latent": 1024, "widths": (512, 1024, 1024, 2048)},
     },
     build=build_autoencoder,
-    recipe=None,
+    recipe=Reconstruction,
     official=load_autoencoder,
     citation="Zhuang and Duraisamy 2025, LaDCast: a latent diffusion model for medium-range ensemble weather forecasting, arXiv:2506.09193",
     options=frozenset({"latent", "widths", "layers", "blocks", "scales", "head_dim", "out_shortcut", "in_shortcut", "activation"}),
@@ -72,7 +77,7 @@ TRANSFORMER = Entry(
         "1.6B": {**_LATENTS, "heads": 16, "dual": 5, "single": 10, "refiner": 3},
     },
     build=build_transformer,
-    recipe=None,
+    recipe=Denoising,
     official=load_transformer,
     citation=AUTOENCODER.citation,
     options=frozenset(
