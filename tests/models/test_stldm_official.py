@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from wxlab import load_official
+from wxlab import create_model, load_official
+from wxlab.errors import WxlabError
 from wxlab.models.base import Batch
 from wxlab.models.stldm import STLDM, save_official
-from wxlab.models.stldm.official import resize, their_name
+from wxlab.models.stldm.official import our_name, resize, schedule_tables, settings_of, their_name
 from wxlab.models.stldm.recipe import Draws, LatentDiffusion, prior_divergence
 from wxlab.nn.diffusion import DDIM, Schedule
 from wxlab.nn.drop_path import DropPath
@@ -295,10 +297,112 @@ def test_schedule_tables(case: Case) -> None:
             torch.testing.assert_close(state[key], value, rtol=2e-7, atol=0)
 
 
-# ---- checkpoints of the published sizes, by the digest of their sorted "key shape" lines
+# ---- checkpoints
 
-PUBLISHED = {
-    "hko7": (611, True, "HKO_3D"),
-    "sevir": (611, True, "SEVIR_3D"),
-    "spatial": (557, False, "HKO_2D"),
-}
+
+def layout(state: dict[str, Tensor]) -> str:
+    """Digest of the keys, shapes and types of a state dict."""
+    lines = sorted(f"{key} {[str(n) for n in value.shape] or ['scalar']} {str(value.dtype)[6:]}" for key, value in state.items())
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("preset", "temporal", "keys", "digest"),
+    [
+        ("hko7", True, 611, "a18c7182355b24f9ba5bebc15e85bcfdfc77e093742369ca8d5db9326eb4a649"),
+        ("sevir", True, 611, "259a23c7c0e54f1c940e60f04561608126ee67ef440cf01fe7dd99b188d2838e"),
+        ("hko7", False, 557, "a4830ff81ec50520df220e552894e58656c5cf2668019612e42c40e18aebda61"),
+    ],
+)
+def test_the_published_sizes_have_the_published_keys(preset: str, temporal: bool, keys: int, digest: str) -> None:
+    with torch.device("meta"):
+        model = create_model("stldm", preset, temporal=temporal)
+    assert isinstance(model, STLDM)
+    tables = schedule_tables(Schedule())
+    state = {**tables, **{their_name(name, temporal): value for name, value in model.state_dict().items()}}
+    assert len(state) == keys and layout(state) == digest
+    for name in model.state_dict():
+        assert our_name(their_name(name, temporal)) == name
+
+
+def tiny(**options: Any) -> STLDM:
+    torch.manual_seed(0)
+    model = create_model("stldm", "tiny", **options)
+    assert isinstance(model, STLDM)
+    return model.eval()
+
+
+def forecast(model: STLDM) -> Tensor:
+    x = torch.rand(1, model.spec.history, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+    return model(x, torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize("name", ["flat.pt", "flat.pth", "weights.safetensors", "folder"])
+@pytest.mark.parametrize("temporal", [True, False], ids=["3D", "2D"])
+def test_saved_and_loaded_it_is_the_same(tmp_path: Path, name: str, temporal: bool) -> None:
+    model = tiny(temporal=temporal).with_sampling(guidance=0.0)
+    assert isinstance(model, STLDM)
+    state = save_official(model, tmp_path / name)
+    config = {} if name == "folder" else settings_of(model)
+    again = load_official("stldm", tmp_path / name, config=config)
+    assert isinstance(again, STLDM) and not again.training
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in model.state_dict().items())
+    assert {key: again.config[key] for key in model.config} == model.config
+    assert torch.equal(forecast(again), forecast(model))
+    wrapped = load_official("stldm", {"model": state}, config=settings_of(model))
+    assert torch.equal(forecast(wrapped), forecast(model))
+
+
+def test_the_configuration_is_the_published_one(tmp_path: Path) -> None:
+    """Byte for byte: its digest is that of the public config.json."""
+    with torch.device("meta"):
+        model = create_model("stldm", "hko7")
+    assert isinstance(model, STLDM)
+    text = json.dumps(settings_of(model), sort_keys=True, indent=2)
+    assert hashlib.sha256(text.encode()).hexdigest() == "d14fa3e23cf183ea18b77220164474c72d624346f06e4db7ec585c795ada75cf"
+
+
+def test_guidance_comes_from_the_caller() -> None:
+    model = tiny()
+    again = load_official("stldm", save_official(model), config={**settings_of(model), "cfg_str": 1.5, "sampling_timesteps": 3})
+    assert again.config["guidance"] == 1.5 and again.config["sampling_steps"] == 3
+    assert load_official("stldm", save_official(model), config=settings_of(model)).config["guidance"] == 0
+
+
+def broken(change: Any) -> dict[str, Tensor]:
+    state = save_official(tiny())
+    change(state)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "message"),
+    [
+        (lambda s: s.pop("diff_unet.ups.1.up.bias"), {}, "missing diff_unet.ups.1.up.bias"),
+        (lambda s: s.update({"diff_unet.extra": torch.ones(1)}), {}, "unexpected diff_unet.extra"),
+        (lambda s: s.update({"backbone.hid.enc.1.reduction.bias": torch.ones(3)}), {}, r"reduction.bias has shape \[3\] and should have \[24\]"),
+        (lambda s: s.pop("diff_unet.time_mlp.mlp.1.weight"), {}, "lack diff_unet.time_mlp.mlp.1.weight"),
+        (lambda s: s.pop("betas"), {}, "missing betas"),
+        (lambda s: None, {"type": "2D"}, "weights are of the spatio-temporal network and type='2D' asks for the spatial-only one"),
+        (lambda s: None, {"vp_param": {"shape_out": [20, 1, 16, 16]}}, r"shape_out=20 \(the weights say 3\)"),
+        (lambda s: None, {"vp_param": {"hid_T": 512}}, r"hid_T=512 \(the weights say 16\)"),
+        (lambda s: None, {"objective": "pred_noise"}, "objective='pred_noise' is not supported"),
+        (lambda s: None, {"beta_schedule": "linear"}, "another noise schedule than beta_schedule says"),
+    ],
+)
+def test_what_is_wrong_with_a_checkpoint_is_named(change: Any, settings: dict[str, Any], message: str) -> None:
+    config = {**settings_of(tiny()), **settings}
+    with pytest.raises(WxlabError, match=message) as caught:
+        load_official("stldm", broken(change), config=config)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(WxlabError, match="these are not STLDM weights"):
+        load_official("stldm", {"enc.weight": torch.ones(1)})
+    save_official(tiny(), tmp_path / "folder")
+    (tmp_path / "folder" / "config.json").write_text("[1, 2")
+    with pytest.raises(WxlabError, match="config.json is not the JSON object"):
+        load_official("stldm", tmp_path / "folder")
+    with pytest.raises(WxlabError, match="no checkpoint file"):
+        load_official("stldm", tmp_path / "nothing.pt")

@@ -19,6 +19,8 @@ from torch import Tensor
 from wxlab.errors import WxlabError, unknown
 from wxlab.files import atomic_file
 
+KINDS = (".safetensors", ".pt", ".pth", ".ckpt")
+
 
 def _numpy_globals() -> list[Any]:
     """What numpy arrays among a checkpoint's settings are made of, by the module names of numpy 1 and of numpy 2."""
@@ -69,14 +71,14 @@ def _read(path: Path) -> Any:
 
 
 def write_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Tensor], settings: Mapping[str, Any]) -> None:
-    """Write a state dict in the kind that the name says: ``.safetensors`` and ``.pth`` bare, ``.ckpt`` in Lightning's layout."""
+    """Write a state dict in the kind that the name says: ``.safetensors``, ``.pt`` and ``.pth`` bare, ``.ckpt`` in Lightning's layout."""
     path = Path(path)
-    if path.suffix not in (".safetensors", ".pth", ".ckpt"):
-        raise unknown("kind of checkpoint file", path.suffix, (".safetensors", ".pth", ".ckpt"))
+    if path.suffix not in KINDS:
+        raise unknown("kind of checkpoint file", path.suffix, KINDS)
     with atomic_file(path) as temporary:
         if path.suffix == ".safetensors":
             save_file({name: value.contiguous() for name, value in state.items()}, temporary)
-        elif path.suffix == ".pth":
+        elif path.suffix in (".pt", ".pth"):
             torch.save(dict(state), temporary)
         else:
             prefixed = {f"model.{name}": value for name, value in state.items()}

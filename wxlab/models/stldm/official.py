@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wxlab.errors import WxlabError
-from wxlab.files import write_json
+from wxlab.files import atomic_file
 from wxlab.grids import Grid
 from wxlab.models.base import Spec
 from wxlab.models.stldm.network import STLDM, build
@@ -84,7 +84,8 @@ def save_official(model: STLDM, path: str | os.PathLike[str] | None = None) -> d
     else:
         target.mkdir(parents=True, exist_ok=True)
         write_checkpoint(target / "model.safetensors", state, {})
-        write_json(target / "config.json", settings_of(model))
+        with atomic_file(target / "config.json") as temporary:
+            temporary.write_text(json.dumps(settings_of(model), sort_keys=True, indent=2))
     return state
 
 
@@ -107,6 +108,7 @@ def settings_of(model: STLDM) -> dict[str, Any]:
             "shape_in": [model.spec.history, channels, rows, columns],
             "shape_out": [model.spec.horizon, channels, rows, columns],
             **{name: config[name] for name in _BACKBONE},
+            "groups": 8,  # is in the published file, and nothing reads it
             "last_activation": "sigmoid",
         },
     }

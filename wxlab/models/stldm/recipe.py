@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Part = Literal["vae", "translator", "denoiser"]
 Strategy = Literal["end_to_end", "pretrained_vae", "pretrained_backbone"]
 DropPer = Literal["batch", "sample"]
+Weighting = Literal["snr", "uniform"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
 
@@ -51,7 +52,8 @@ class LatentDiffusion(Recipe):
     prior: ``KL(N(sqrt(abar_T) z_0, 1 - abar_T) || N(0, 1))``, about 1e-6: it says whether the last step is noise.
 
     trains: the parts that learn, others are frozen and in evaluation mode.  constraint, reconstruction, diffusion, prior: weights; a
-    loss of weight 0 is not computed.  kl: weight of the divergence within the reconstruction.  drop_condition: probability.
+    loss of weight 0 is not computed.  kl: weight of the divergence within the reconstruction.  weighting: ``snr``, the factor abar_t of the
+    diffusion loss, which hardly teaches the noisiest steps; ``uniform``, 1 in its place, for short runs.  drop_condition: probability.
     lr, final_lr, warmup: AdamW's rate rises linearly from a tenth of lr in ``warmup`` steps (at most a tenth of all), then half a
     cosine down to final_lr.  clip: largest norm of the gradient (None: any), unless the training run sets one.
     The Translator runs twice in a step, so that its BatchNorm statistics move twice. Points that the batch's mask calls unobserved
@@ -72,6 +74,7 @@ class LatentDiffusion(Recipe):
         diffusion: float = 1.0,
         prior: float = 1.0,
         kl: float = 1e-6,
+        weighting: Weighting = "snr",
         drop_condition: float = 0.15,
         drop_per: DropPer = "batch",
         lr: float = 1e-4,
@@ -87,7 +90,10 @@ class LatentDiffusion(Recipe):
             raise WxlabError(f"drop_condition={drop_condition!r} must be at least 0 and less than 1")
         if drop_per not in get_args(DropPer):
             raise unknown("drop_per", drop_per, get_args(DropPer))
-        self.trains, self.kl, self.drop_condition, self.drop_per = tuple(trains), kl, drop_condition, drop_per
+        if weighting not in get_args(Weighting):
+            raise unknown("weighting", weighting, get_args(Weighting))
+        self.trains, self.kl, self.weighting = tuple(trains), kl, weighting
+        self.drop_condition, self.drop_per = drop_condition, drop_per
         self.lr, self.final_lr, self.warmup, self.weight_decay, self.clip = lr, final_lr, warmup, weight_decay, clip
 
     def parameter_groups(self, model: Model) -> list[dict[str, Any]]:
@@ -144,7 +150,15 @@ class LatentDiffusion(Recipe):
         kept = draws.uniform(1 if self.drop_per == "batch" else len(z)) <= 1 - self.drop_condition
         if self.drop_per == "batch":
             condition = condition if bool(kept) else None
-        return diffusion_error(network, z, t, draws.normal(z), condition, kept if self.drop_per == "sample" else None).mean()
+        errors = self._errors(network, z, t, draws.normal(z), condition, kept if self.drop_per == "sample" else None)
+        return errors.mean()
+
+    def _errors(self, network: STLDM, z: Tensor, t: Tensor, eps: Tensor, condition: Tensor | None, keep: Tensor | None = None) -> Tensor:
+        """Weighted squared error of the velocity of each sample: [B]."""
+        schedule = network.schedule
+        error = network.denoiser(schedule.noisy(z, t, eps), t, condition, keep) - schedule.velocity(z, t, eps)
+        mean = error.square().flatten(1).mean(1)
+        return mean * schedule.signal[t].square() if self.weighting == "snr" else mean
 
     def validation(self, model: Model, batch: Batch, generator: Streams | None) -> Tensor:
         """Mean of the first estimate's squared error and of the diffusion loss, per sample [B]; ``generator`` draws, the same each time."""
@@ -160,7 +174,7 @@ class LatentDiffusion(Recipe):
         if "denoiser" not in self.trains:
             return first
         t = (generator.rand((1,), device=z.device).flatten() * network.schedule.steps).long()
-        return (first + diffusion_error(network, z, t, normal(z), guess.mean)) / 2
+        return (first + self._errors(network, z, t, normal(z), guess.mean)) / 2
 
 
 class Reconstruction(LatentDiffusion):
@@ -203,13 +217,6 @@ _own = [p for p in signature(recipe).parameters.values() if p.kind is not Parame
 _settings = [p for name, p in signature(LatentDiffusion).parameters.items() if name != "trains"]
 # the settings of the stages are this function's too: whoever asks it what it takes shall hear them
 recipe.__signature__ = Signature([*_own, *_settings])  # type: ignore[attr-defined]
-
-
-def diffusion_error(network: STLDM, z: Tensor, t: Tensor, eps: Tensor, condition: Tensor | None, keep: Tensor | None = None) -> Tensor:
-    """``abar_t mean (D(z_t, t, condition) - v)^2`` of each sample: [B]."""
-    schedule = network.schedule
-    error = network.denoiser(schedule.noisy(z, t, eps), t, condition, keep) - schedule.velocity(z, t, eps)
-    return schedule.signal[t].square() * error.square().flatten(1).mean(1)
 
 
 def prior_divergence(network: STLDM, z: Tensor) -> Tensor:

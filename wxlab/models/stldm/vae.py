@@ -44,7 +44,7 @@ class _Stage(nn.Module):
             conv: nn.Module = nn.ConvTranspose2d(channels_in, channels_out, 3, stride, padding=1, output_padding=1)
         else:
             conv = nn.Conv2d(channels_in, channels_out, 3, stride, padding=1)
-        self.conv = nn.Sequential(OrderedDict(conv=conv, norm=nn.GroupNorm(2, channels_out), act=nn.LeakyReLU(0.2)))
+        self.conv = nn.Sequential(OrderedDict(conv=conv, norm=nn.GroupNorm(2, channels_out), act=nn.LeakyReLU(0.2, inplace=True)))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x)
