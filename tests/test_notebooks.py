@@ -39,6 +39,34 @@ OTHER: dict[str, dict[str, Any]] = {
     },
 }
 
+# real series, by parameters alone: daily steps, few points, gaps
+DAILY = {"levels": [], "claim_hours": 24, "model_options": {"N_S": 2}, "history": 3, "horizon": 3, "forecast_steps": 3}
+REAL: dict[str, dict[str, Any]] = {
+    "ncep_north_atlantic": {**DAILY, "variables": ["mean_sea_level_pressure"]},
+    "ncep_iberia": {**DAILY, "variables": ["2m_temperature", "geopotential"], "levels": [500]},
+    "storm_1996": {
+        **DAILY,
+        "variables": ["mean_sea_level_pressure", "2m_temperature"],
+        "missing": "mask",
+        "history": 2,
+        "horizon": 2,
+        "forecast_steps": 2,
+        "claim_hours": 12,
+    },
+}
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+@pytest.mark.parametrize("dataset", REAL)
+def test_met2net_on_real_series(dataset: str, real_catalog: Path, tmp_path: Path) -> None:
+    little = {"dataset": dataset, "steps": 2, "max_forecasts": 4, "ladder": False, "run_dir": str(tmp_path / "run")}
+    done = run(ROOT / "notebooks" / "02_met2net.ipynb", tmp_path / "out", **little, **REAL[dataset])
+    rmse = done.result["metrics"]["rmse"]
+    assert set(rmse) == {"met2net", "persistence", "climatology"}
+    assert all(0 < error < 1e5 for scores in rmse.values() for error in scores.values())
+    assert done.result["parameters"]["dataset"] == dataset
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)

@@ -36,6 +36,11 @@ def builtin_path() -> Path:
     raise WxlabError(f"data_catalog.yaml is neither at {places[0]} nor at {places[1]}; install wxlab again")
 
 
+def standing_files() -> list[Path]:
+    """The catalogue files in use: the built-in one and those that ``WXLAB_CATALOG`` names."""
+    return [builtin_path(), *(Path(part) for part in os.environ.get("WXLAB_CATALOG", "").split(":") if part.strip())]
+
+
 def load(catalog: CatalogLike = None) -> Catalog:
     """The built-in catalogue with its overlays.
 
@@ -45,10 +50,9 @@ def load(catalog: CatalogLike = None) -> Catalog:
     if isinstance(catalog, Catalog):
         return catalog
     extra = [] if catalog is None else list(catalog) if isinstance(catalog, list) else [catalog]
-    overlays = [part for part in os.environ.get("WXLAB_CATALOG", "").split(":") if part.strip()]
     variables: dict[str, Variable] = {}
     datasets: dict[str, Entry] = {}
-    for path in (builtin_path(), *overlays, *extra):
+    for path in (*standing_files(), *extra):
         found = read_file(path, variables)
         variables |= found.variables
         datasets |= found.datasets

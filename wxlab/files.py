@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -10,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from wxlab.errors import WxlabError
 
 
 def _beside(path: Path) -> Path:
@@ -57,3 +61,30 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write ``value`` as indented JSON, atomically."""
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+@contextmanager
+def alone(target: Path) -> Iterator[None]:
+    """Wait until no other process makes the same ``target``; the lock dies with its process."""
+    lock = target.with_name(f".{target.name}.lock.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle = _locked(lock)
+    except OSError as error:
+        raise WxlabError(f"{target} cannot be written ({error.strerror}); choose another place") from None
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _locked(lock: Path) -> int:
+    """Descriptor of the lock file, held. One that its last holder removed while we waited is not the lock any more."""
+    while True:
+        handle = os.open(lock, os.O_CREAT | os.O_RDWR)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            if os.fstat(handle).st_ino == lock.stat().st_ino:
+                return handle
+        os.close(handle)

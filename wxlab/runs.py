@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from wxlab.catalog import standing_files
 from wxlab.errors import WxlabError, unknown
 from wxlab.files import atomic_file
 
@@ -222,10 +223,10 @@ def sweep(
 
 
 def code_version(*files: Path) -> str:
-    """Hash of every module of the package and of further files: a changed line makes what was kept of earlier runs stale."""
+    """Hash of every module of the package, the catalogue and further files: a changed line makes what was kept of earlier runs stale."""
     digest = hashlib.sha256()
-    for path in (*files, *sorted(Path(__file__).parent.rglob("*.py"))):
-        digest.update(path.read_bytes())
+    for path in (*files, *standing_files(), *sorted(Path(__file__).parent.rglob("*.py"))):
+        digest.update(path.read_bytes() if path.is_file() else b"")
     return digest.hexdigest()[:16]
 
 

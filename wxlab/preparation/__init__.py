@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ import zarr
 
 from wxlab.errors import WxlabError
 from wxlab.events import SizeLike, TilesLike
-from wxlab.files import atomic_file, replace_dir, write_json
+from wxlab.files import alone, atomic_file, replace_dir, write_json
 from wxlab.grids import GridLike
 from wxlab.normaliser import Normaliser, Policy, Transform
 from wxlab.preparation.blocks import Blocks, check_scheduler, journal, read_journal, run_tasks
@@ -90,7 +88,7 @@ def prepare(
         normalisation=normalisation or {}, fill=fill or {}, accumulated=accumulated or {},
     )
     plan = make_plan(*gather(name_or_dataset, catalog, settings), work)
-    with _alone(target):
+    with alone(target):
         if target.exists() and _is_prepared(target, plan, overwrite):
             return target
         _begin(plan)
@@ -101,33 +99,6 @@ def prepare(
         replace_dir(work, target)
         _drop_journal(target)
     return target
-
-
-@contextlib.contextmanager
-def _alone(target: Path) -> Iterator[None]:
-    """Wait until no other process prepares the same store; the lock dies with its process."""
-    lock = target.with_name(f".{target.name}.lock.tmp")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle = _locked(lock)
-    except OSError as error:
-        raise WxlabError(f"{target} cannot be written ({error.strerror}); choose another place") from None
-    try:
-        yield
-    finally:
-        lock.unlink(missing_ok=True)
-        os.close(handle)
-
-
-def _locked(lock: Path) -> int:
-    """Descriptor of the lock file, held. One that its last holder removed while we waited is not the lock any more."""
-    while True:
-        handle = os.open(lock, os.O_CREAT | os.O_RDWR)
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        with contextlib.suppress(FileNotFoundError):
-            if os.fstat(handle).st_ino == lock.stat().st_ino:
-                return handle
-        os.close(handle)
 
 
 def _stored_checksum(path: Path) -> str | None:

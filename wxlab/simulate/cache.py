@@ -16,7 +16,7 @@ import platformdirs
 import xarray as xr
 
 from wxlab.errors import WxlabError
-from wxlab.files import atomic_dir, write_json
+from wxlab.files import alone, atomic_dir, write_json
 
 MANIFEST = "checksums.json"
 STORE = "data.zarr"
@@ -49,8 +49,10 @@ def cached(kind: str, arguments: dict[str, Any], modules: Iterable[str], make: C
     if not intact(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_dir(path) as folder:
-                _write(folder, make())
+            with alone(path):
+                if not intact(path):  # another process may have made it while this one waited
+                    with atomic_dir(path) as folder:
+                        _write(folder, make())
         except OSError as error:
             reason = error.strerror or error
             raise WxlabError(

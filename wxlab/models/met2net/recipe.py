@@ -28,7 +28,8 @@ class TwoStage(Recipe):
     alpha: 0.9 in the authors' weather configurations, 0.999 in their paper and for moving digits.
     ema_encdec: ``copy`` (released code): E' and D' are E and D as they are now; ``momentum`` (paper): averages with alpha.
     official_grad: the authors move H' between the forward and the backward pass, so that the gradients of E are taken with weights that
-    the activations do not belong to; the default moves it after the optimiser step, to the same value.
+    the activations do not belong to; the default moves it after the optimiser step, to the same value. With ``accumulate`` above 1,
+    which the authors do not have, it makes H' move once per micro-batch.
     log_prediction: also log ``L3 = mean((D'(H(E'(x))) - y)^2)``, which the authors compute and multiply by 0.
     Points that the batch's mask calls unobserved count in no loss of data space.
 
