@@ -180,7 +180,7 @@ class _Network:
         assert self.model.normaliser is not None
         values = torch.from_numpy(np.array(fields, np.float32))
         values = self.model.normaliser.normalise(values, self.model.spec.channels, stamps)
-        return values.flatten(0, -4).to(self._device)
+        return values.reshape(-1, *fields.shape[-3:]).to(self._device)
 
     @property
     def _device(self) -> torch.device:
@@ -196,7 +196,7 @@ class _Network:
 
     def decode(self, latents: np.ndarray, stamps: np.ndarray) -> np.ndarray:
         """Latents [..., L, h, w] at times [...] -> physical fields [..., C, H, W]."""
-        flat = torch.from_numpy(np.array(latents, np.float32)).flatten(0, -4)
+        flat = torch.from_numpy(np.array(latents, np.float32)).reshape(-1, *latents.shape[-3:])
         return self._physical(decode_frames(self.model, flat.to(self._device)), latents.shape[:-3], stamps)
 
     def reconstruct(self, fields: np.ndarray, stamps: np.ndarray, static: np.ndarray | None) -> np.ndarray:

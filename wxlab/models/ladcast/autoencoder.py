@@ -158,15 +158,13 @@ class Autoencoder(Model):
         return total.hexdigest()
 
     def with_static(self, x: Tensor, static: Tensor | None) -> Tensor:
-        """x [B, C, H, W] and static [S, H, W] or [B, S, H, W] as one tensor [B, C + S, H, W].
+        """x [B, C, H, W] and static [S, H, W] or [B, S, H, W] as one tensor [B, C + S, H, W]; x may hold the static fields already.
 
         Raises WxlabError for other numbers of channels, and for sides that do not divide.
         """
         channels, fields = len(self.spec.channels), len(self.spec.static)
-        if static is None and x.shape[1] == channels + fields:
-            return x
         found = 0 if static is None else static.shape[-3]
-        if x.shape[1] != channels or found != fields:
+        if x.shape[1] + found != channels + fields or (static is not None and found != fields):
             raise WxlabError(
                 f"{x.shape[1]} channels and {found} static fields were given, and this autoencoder reads {channels} channels and {fields} "
                 f"static fields ({', '.join(self.spec.static) or 'none'}); give them in the order of its spec"
