@@ -348,7 +348,8 @@ def roll(
         history = torch.stack([known[offset].expand(-1, together, -1, -1, -1) for offset in reads], dim=2)  # [B, 1 or M, Ti, ...]
         origin = np.repeat(starts, together)
         time = torch.from_numpy(origin[:, None] + np.array(reads + writes))
-        batch = Batch(history.flatten(0, 1), None, time.to(device), _forcing(stepper, time, device), static)
+        seen = None if hidden is None else (~hidden).expand(-1, together, time.shape[1], -1, -1, -1).flatten(0, 1)
+        batch = Batch(history.flatten(0, 1), None, time.to(device), _forcing(stepper, time, device), static, seen)
         streams = Streams(seed, starts, numbers, call)
         if together == 1:
             block = stepper.predict(batch, len(numbers), streams)  # [B, M, To, ...]
