@@ -15,7 +15,14 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 # PyPI name -> conda-forge name, where they differ
-CONDA = {"torch": "pytorch", "matplotlib": "matplotlib-base", "eccodes": "python-eccodes"}
+CONDA = {"torch": "pytorch", "matplotlib": "matplotlib-base", "eccodes": "python-eccodes", "opencv-python-headless": "py-opencv"}
+
+LOCKS = ("requirements.lock", "requirements-nowcast.lock")
+
+
+def _pins(file: str) -> dict[str, str]:
+    pairs = (line.split("==") for line in (ROOT / file).read_text().split() if "==" in line)
+    return {canonicalize_name(name): found for name, found in pairs}
 
 
 def _declared() -> list[Requirement]:
@@ -35,15 +42,21 @@ def test_environment_yml_equals_pyproject() -> None:
 
 
 def test_lock_satisfies_pyproject() -> None:
-    lock = dict(line.split("==") for line in (ROOT / "requirements.lock").read_text().split() if "==" in line)
-    exact = {canonicalize_name(name): found for name, found in lock.items()}
+    exact = {name: found for file in LOCKS for name, found in _pins(file).items()}
     assert exact["torch"] == "2.13.0"
     missing = []
     for requirement in _declared():
         found = exact.get(canonicalize_name(requirement.name))
-        if requirement.name != "pysteps" and (found is None or not requirement.specifier.contains(found, prereleases=True)):
+        if found is None or not requirement.specifier.contains(found, prereleases=True):
             missing.append(f"{requirement} (lock: {found})")
     assert not missing
+
+
+def test_the_lock_of_nowcasting_changes_nothing_that_is_installed_before() -> None:
+    base, nowcast = map(_pins, LOCKS)
+    assert not base.keys() & nowcast.keys()
+    assert "opencv-python" not in nowcast  # the one with windows, which needs system libraries
+    assert [name for name in base if name in ("cython", "pysteps")] == []  # nothing that is compiled here
 
 
 def test_lock_has_no_package_that_breaks_with_the_cpu_build() -> None:

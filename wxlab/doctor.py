@@ -6,15 +6,18 @@ import os
 import shutil
 import sys
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, distribution, requires, version
+from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
 from pathlib import Path
 
 from packaging.requirements import Requirement
 
+# what is imported, the extra that brings it, what it is for
 _EXTRAS = (
     ("cfgrib", "grib", "GRIB files"),
     ("gcsfs", "cloud", "Google Cloud archives"),
     ("pysteps", "nowcast", "radar extrapolation"),
+    ("cv2", "nowcast", "radar extrapolation"),
 )
 
 
@@ -53,9 +56,7 @@ def _packages() -> list[Finding]:
         else:
             findings.append(Finding("problem", requirement.name, f"{found} is installed, and wxlab needs {requirement.specifier}"))
     for name, extra_name, purpose in _EXTRAS:
-        try:
-            distribution(name)
-        except PackageNotFoundError:
+        if find_spec(name) is None:
             findings.append(Finding("note", name, f"not installed, so no {purpose}; run: pip install 'wxlab[{extra_name}]'"))
     return [Finding("ok", "packages", f"{good} packages within their ranges"), *findings]
 

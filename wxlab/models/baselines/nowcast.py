@@ -156,8 +156,8 @@ class Extrapolation(Model):
     def __init__(self, spec: Spec, *, threshold: float | None = None, outside: Outside = "dry", **config: Any) -> None:
         super().__init__(spec, threshold=threshold, outside=outside, **config)
         self.outside = outside
-        chosen = {} if threshold is None else {"threshold": float(threshold)}
-        self.echoes = [dataclasses.replace(ECHOES[name], **chosen) for name in spec.channels]
+        usual = [ECHOES[name] for name in spec.channels]
+        self.echoes = usual if threshold is None else [dataclasses.replace(echo, threshold=float(threshold)) for echo in usual]
 
     def nowcast(self, frames: np.ndarray, echo: Echo, seed: int) -> np.ndarray:
         """frames [Ti, H, W] of one channel in its own units, NaN where unobserved -> [To, H, W], NaN where nothing is known."""
