@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from wxlab.plots.animation import Animation, animate
 from wxlab.plots.explorer import explore
+from wxlab.plots.holo import holo_comparison
 from wxlab.plots.losses import LiveLoss, plot_losses
 from wxlab.plots.maps import plot_comparison, plot_map, plot_maps
 from wxlab.plots.overview import plot_availability, plot_climatology, plot_histograms, plot_normalised
@@ -16,6 +17,7 @@ __all__ = [
     "LiveLoss",
     "animate",
     "explore",
+    "holo_comparison",
     "plot_attention",
     "plot_availability",
     "plot_climatology",
