@@ -62,15 +62,16 @@ class PatchAttention(nn.Module):
         self.to_out = nn.Sequential(_Projection(heads * dim, channels), Norm(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        (n, _, h, w), p = x.shape, self.patch
-        points = x.permute(0, 2, 3, 1)  # [n, h, w, C]
-        qkv = self.to_qkv(self.norm.over_channels(points)).view(n, h // p, p, w // p, p, 3, self.heads, self.dim)
-        q, k, v = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, -1, p * p, self.dim)  # [n h/P w/P heads, P P, dim]
-        context = k.softmax(1).transpose(1, 2) @ v * self.dim**-0.5  # [..., dim, dim]
-        out = (q.softmax(2) @ context).view(n, h // p, w // p, self.heads, p, p, self.dim)
-        out = out.permute(0, 1, 4, 2, 5, 3, 6).reshape(n, h, w, self.heads * self.dim)
-        normed = cast(Norm, self.to_out[1]).over_channels(self.to_out[0](out))
-        return x + normed.permute(0, 3, 1, 2)
+        (n, c, h, w), p = x.shape, self.patch
+        # patches first: there are fewer channels to move than queries, keys and values
+        patches = x.permute(0, 2, 3, 1).reshape(n, h // p, p, w // p, p, c).transpose(2, 3).reshape(-1, p * p, c)
+        patches = self.norm.over_channels(patches)  # [n h/P w/P, P P, C]
+        q, k, v = (F.linear(patches, part.flatten(1)).unflatten(2, (self.heads, -1)) for part in self.to_qkv.weight.chunk(3))
+        context = k.softmax(1).permute(0, 2, 3, 1) @ v.transpose(1, 2) * self.dim**-0.5  # [..., heads, dim, dim]
+        out = (q.softmax(3).transpose(1, 2) @ context).transpose(1, 2).flatten(2)  # [..., P P, D]
+        out = cast(Norm, self.to_out[1]).over_channels(self.to_out[0](out))
+        out = out.view(n, h // p, w // p, p, p, c).transpose(2, 3).reshape(n, h, w, c)
+        return x + out.permute(0, 3, 1, 2)
 
 
 class SpatialAttention(nn.Module):
@@ -114,8 +115,7 @@ class TemporalAttention(nn.Module):
         _, _, h, w = x.shape
         t = self.frames
         points = self.norm.over_time(x.permute(0, 2, 3, 1).unflatten(0, (-1, t)))  # [B, T2, h, w, C]
-        qkv = F.linear(points, torch.cat([self.to_q.weight, self.to_k.weight, self.to_v.weight]))  # [B, T2, h, w, 3 D]
-        q, k, v = (part.reshape(len(points), t, h * w * self.heads, -1).transpose(1, 2) for part in qkv.chunk(3, dim=-1))
+        q, k, v = (to(points).view(len(points), t, h * w * self.heads, -1).transpose(1, 2) for to in (self.to_q, self.to_k, self.to_v))
         out = attend(q, k, v, self.tap, (-1, h * w, self.heads, t, t))  # [B, h w heads, T2, dim]
         out = self.to_out(out.transpose(1, 2).reshape(-1, h, w, self.to_out.in_features))
         return x + out.permute(0, 3, 1, 2)
