@@ -218,8 +218,9 @@ class Extrapolation(Model):
 class Sprog(Extrapolation):
     """S-PROG: the field is split into scales, and each decays towards its mean as fast as it has lately forgotten itself.
 
-    A second-order autoregression per scale in the moving frame; the histogram stays that of the last frame. Where the last three
-    frames are not all rainy there is nothing to fit, and the forecast is the extrapolation.
+    A second-order autoregression per scale in the moving frame; the histogram stays that of the last frame. Where it cannot be
+    fitted (fields that do not change at all in the moving frame, no rain before the last frame) nothing is known of how the field
+    forgets itself, and the forecast is the extrapolation.
     levels: scales, at most; small grids have fewer.
     Reference: Seed 2003, J. Appl. Meteorol. 42, 381.
     """
@@ -231,12 +232,17 @@ class Sprog(Extrapolation):
     def nowcast(self, frames: np.ndarray, echo: Echo, seed: int) -> np.ndarray:
         scaled = echo.to_scale(frames)
         motion = motion_field(scaled)
-        if not all((frame >= echo.edge).any() for frame in scaled[-FRAMES:]):
-            return extrapolate(frames[-1], motion, self.spec.horizon)
-        return echo.from_scale(self.evolve(scaled[-FRAMES:], motion, echo, seed), echo.dry_value(frames))
+        if all((frame >= echo.edge).any() for frame in scaled[-FRAMES:]):
+            # what pysteps raises where its autoregression cannot be fitted
+            with contextlib.suppress(ValueError, IndexError, np.linalg.LinAlgError):
+                return echo.from_scale(self.evolve(scaled[-FRAMES:], motion, echo, seed), echo.dry_value(frames))
+        return extrapolate(frames[-1], motion, self.spec.horizon)
 
     def evolve(self, scaled: np.ndarray, motion: np.ndarray, echo: Echo, seed: int) -> np.ndarray:
-        """The last three frames [3, H, W] and the motion [2, H, W] -> [To, H, W], all on the additive scale."""
+        """The last three frames [3, H, W] and the motion [2, H, W] -> [To, H, W], all on the additive scale.
+
+        Raises ValueError where nothing can be fitted.
+        """
         from pysteps.nowcasts import sprog
 
         return np.asarray(sprog.forecast(scaled, motion, self.spec.horizon, precip_thr=echo.edge, n_cascade_levels=self.levels))
