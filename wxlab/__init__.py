@@ -24,6 +24,7 @@ _PUBLIC = {
     "load_checkpoint": "wxlab.checkpoints",
     "forecast": "wxlab.rollout",
     "verify": "wxlab.verification",
+    "extend": "wxlab.models.vamoe.extension",
     "explore": "wxlab.plots",
 }
 _MODULES = (

@@ -21,6 +21,7 @@ SPEC_FIELDS = frozenset(f.name for f in dataclasses.fields(Spec)) - {"stochastic
 _REGISTRY = {
     "met2net": "wxlab.models.met2net:ENTRY",
     "stldm": "wxlab.models.stldm:ENTRY",
+    "vamoe": "wxlab.models.vamoe:ENTRY",
     "persistence": "wxlab.models.baselines.reference:PERSISTENCE",
     "climatology": "wxlab.models.baselines.reference:CLIMATOLOGY",
     "random_walk": "wxlab.models.baselines.reference:RANDOM_WALK",

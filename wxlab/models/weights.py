@@ -32,8 +32,8 @@ def _numpy_globals() -> list[Any]:
 def read_checkpoint(source: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """State dict and settings of a checkpoint.
 
-    source: ``.safetensors``, a torch file (a bare state dict, or Lightning's dict with ``state_dict`` and ``hyper_parameters``), or
-    either dict itself. A prefix ``model.`` of all keys is removed.
+    source: ``.safetensors``, a torch file (a bare state dict, one under ``model_state``, or Lightning's dict with ``state_dict`` and
+    ``hyper_parameters``), or such a dict itself. A prefix ``model.`` of all keys is removed.
     Returns the tensors by name, and the settings ({} where there are none).
     Raises WxlabError for a file that is missing, broken, without weights, or that wants to run code when read.
     """
@@ -42,6 +42,8 @@ def read_checkpoint(source: str | os.PathLike[str] | Mapping[str, Any]) -> tuple
     settings: Mapping[str, Any] = {}
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         settings, content = content.get("hyper_parameters") or {}, content["state_dict"]
+    elif isinstance(content, Mapping) and isinstance(content.get("model_state"), Mapping):
+        content = content["model_state"]
     if not isinstance(content, Mapping) or not content or not all(isinstance(value, Tensor) for value in content.values()):
         raise WxlabError(f"{where} holds no weights: neither tensors by name nor such under 'state_dict'; give the file of a training run")
     if all(name.startswith("model.") for name in content):

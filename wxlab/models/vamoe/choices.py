@@ -1,0 +1,73 @@
+"""What the experts of a VA-MoE choose."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from wxlab.errors import WxlabError
+from wxlab.models.base import Batch, Model
+from wxlab.models.vamoe.network import VAMoE
+
+
+def channel_choices(model: Model, batch: Batch) -> xr.Dataset:
+    """Which channels of the tokens each expert picks, block by block, in one prediction.
+
+    model: a VA-MoE.  batch: normalised windows.
+    Returns ``share`` (block, expert, feature), the share of tokens whose gate picks the feature; ``weight`` (block, expert, feature),
+    the mean weight that it gets (0 where it is not picked; sums to 1 over features); ``overlap`` (block, expert, other), the mean
+    share of its picks that an expert has in common with another, 1 for itself, k / E for picks by chance; ``favourite``
+    (block, expert, latitude, longitude), the feature that is picked most strongly at the last sample's patches.
+    """
+    if not isinstance(model, VAMoE):
+        raise WxlabError(f"{model.name or type(model).__name__} has no experts of variables; give a VA-MoE")
+    parts: list[dict[str, np.ndarray]] = []
+    width = model.config["embed_dim"]
+
+    def look(module: Any, given: tuple[Tensor, Tensor]) -> None:
+        weights, channels = module.choose(*given)  # [n, B, N, k]
+        parts.append(_summary(weights, channels, width))
+
+    handles = [block.moe.register_forward_pre_hook(look) for block in model.blocks]
+    training = model.training
+    try:
+        with torch.no_grad():
+            parameter = next(model.parameters())
+            model.eval()(batch.history[:, -1].to(parameter))
+    finally:
+        model.train(training)
+        for handle in handles:
+            handle.remove()
+    (h, w), p, grid = model.shape, model.patch, model.spec.grid
+    y, x = (np.asarray(axis).reshape(-1, p).mean(1) for axis in (grid.y, grid.x))
+    joined = {name: np.stack([part[name] for part in parts]) for name in parts[0]}
+    dims = ("block", "expert")
+    return xr.Dataset(
+        {
+            "share": ((*dims, "feature"), joined["share"]),
+            "weight": ((*dims, "feature"), joined["weight"]),
+            "overlap": ((*dims, "other"), joined["overlap"]),
+            "favourite": ((*dims, *grid.dims), joined["favourite"].reshape(len(parts), -1, h, w)),
+        },
+        {
+            "block": np.arange(len(parts)), "expert": list(model.experts), "other": list(model.experts), "feature": np.arange(width),
+            grid.dims[0]: y, grid.dims[1]: x,
+        },
+    )  # fmt: skip
+
+
+def _summary(weights: Tensor, channels: Tensor, width: int) -> dict[str, np.ndarray]:
+    flat = channels.flatten(1, 2)  # [n, B N, k]
+    picked = torch.zeros(*flat.shape[:2], width, device=flat.device).scatter_(-1, flat, 1.0)  # [n, B N, E]
+    spread = torch.zeros_like(picked).scatter_(-1, flat, weights.flatten(1, 2).float())
+    common = torch.einsum("iae,jae->ij", picked, picked) / (flat.shape[1] * flat.shape[2])
+    return {
+        "share": picked.mean(1).cpu().numpy(),
+        "weight": spread.mean(1).cpu().numpy(),
+        "overlap": common.cpu().numpy(),
+        "favourite": channels[:, -1, :, 0].cpu().numpy(),
+    }
