@@ -20,7 +20,7 @@ from wxlab.climatology import Climatology
 from wxlab.errors import WxlabError
 from wxlab.grids import Grid, area_weights
 from wxlab.store import open_store
-from wxlab.verification import bootstrap_difference, climatology_forecast, persistence, scorecard, scoring, verify
+from wxlab.verification import blocks, bootstrap_difference, climatology_forecast, persistence, scorecard, verify
 
 LEAD = "prediction_timedelta"
 GRID = Grid.regular(4, 8)
@@ -231,7 +231,7 @@ def test_pieces_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch, value
     forecast = make_forecast(truth, starts=23, members=members)
     metrics = ALL if members else ALL[:6]
     whole = verify(forecast, truth, metrics=metrics, climatology=make_climatology())
-    monkeypatch.setattr(scoring, "BLOCK_VALUES", values)
+    monkeypatch.setattr(blocks, "BLOCK_VALUES", values)
     pieces = verify(forecast, truth, metrics=metrics, climatology=make_climatology())
     xr.testing.assert_allclose(pieces, whole, rtol=1e-12, atol=1e-12)
 
@@ -248,16 +248,16 @@ def test_lazy_forecasts_in_chunks_give_the_same(tmp_path: Path) -> None:
 
 
 def test_only_a_part_of_a_lazy_forecast_is_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "BLOCK_VALUES", 3 * 2 * 32)
+    monkeypatch.setattr(blocks, "BLOCK_VALUES", 3 * 2 * 32)
     truth = make_truth()
     seen: list[int] = []
-    original = scoring.Block
+    original = blocks.Block
 
     def watched(members: np.ndarray, *rest: Any) -> Any:
         seen.append(members.size)
         return original(members, *rest)
 
-    monkeypatch.setattr(scoring, "Block", watched)
+    monkeypatch.setattr(blocks, "Block", watched)
     verify(make_forecast(truth).chunk({"time": 1}), truth, metrics="mae")
     assert len(seen) > 10
     assert max(seen) <= 3 * 2 * 32

@@ -53,3 +53,15 @@ def differ(given: str, wanted: str) -> bool:
     """Whether both are understood and mean different units; a file that says nothing is believed."""
     one, other = parse(given), parse(wanted)
     return bool(given.strip()) and one is not None and other is not None and one != other
+
+
+def power(text: str, exponent: int) -> str:
+    """A unit to a power: ``m2 s-2`` squared is ``m4 s-4``; what is not understood stands in brackets."""
+    parts = parse(text)
+    if exponent == 0 or parts == {}:
+        return "1"
+    if exponent == 1:
+        return text
+    if parts is None:
+        return f"{text}{exponent}" if text.isalpha() else f"({text}){exponent}"
+    return " ".join(f"{name}{count * exponent}" if count * exponent != 1 else name for name, count in parts.items())

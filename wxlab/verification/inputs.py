@@ -108,16 +108,19 @@ def levels_of(field: xr.DataArray) -> list[float | None]:
     return list(field["level"].values.tolist()) if "level" in field.dims else [None]
 
 
-def shared_variables(forecast: xr.Dataset, truth: xr.Dataset) -> dict[str, list[float | None]]:
-    """Variables that a forecast and the truth share, with their levels.  Raises WxlabError when there are none."""
+def shared_variables(forecast: xr.Dataset, truth: xr.Dataset, named: str = "truth") -> dict[str, list[float | None]]:
+    """Variables that a forecast and the truth (or another that is ``named``) share, with their levels.
+
+    Raises WxlabError when there are none.
+    """
     names = [str(name) for name, field in forecast.data_vars.items() if {"time", LEAD} <= set(field.dims)]
     both = [name for name in names if name in truth and "time" in truth[name].dims]
     found = {name: [level for level in levels_of(forecast[name]) if has_level(truth[name], level)] for name in both}
     found = {name: levels for name, levels in found.items() if levels}
     if not found:
         raise WxlabError(
-            f"the forecast ({', '.join(names) or 'no variables'}) and the truth ({', '.join(map(str, truth.data_vars))}) have no "
-            f"variable and level in common; give a truth with the same names"
+            f"the forecast ({', '.join(names) or 'no variables'}) and the {named} ({', '.join(map(str, truth.data_vars))}) have no "
+            f"variable and level in common; give a {named} with the same names"
         )
     return found
 

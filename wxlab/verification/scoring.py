@@ -2,60 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
 
 from wxlab.errors import WxlabError, unknown
 from wxlab.forcings import DAY, seconds
-from wxlab.grids import Grid, area_weights, grid_of
-from wxlab.splits import time_text
-from wxlab.verification.inputs import (
-    LEAD,
-    Reader,
-    Reference,
-    States,
-    as_forecast,
-    as_states,
-    climatology_reader,
-    ordered,
-    positions,
-    same_grid,
-    shared_variables,
-    valid_times,
-)
-from wxlab.verification.metrics import METRICS, STATISTICS, Block, Sums, metric_of
+from wxlab.verification.blocks import Case, Ensemble, Score, Settings, Sums, accumulate, make_case
+from wxlab.verification.inputs import LEAD, Reference, States
+from wxlab.verification.metrics import METRICS, Options, check_metrics, coordinates, metric_of, statistics_of, units_of
+from wxlab.verification.thresholds import DataRange, Thresholds
 
-BLOCK_VALUES = 1 << 22  # numbers of the forecast that are in memory at a time
 GROUPS = ("season", "month", "hour", "time")
+LEADS = ("each", "all")
 _SEASONS = np.array(["DJF", "MAM", "JJA", "SON"])
-
-
-@dataclass(frozen=True)
-class Score:
-    """Sums of each statistic of a variable for each forecast: [initial times, lead times, levels]."""
-
-    levels: list[float | None]
-    sums: dict[str, Sums]
-    units: str | None
-
-
-@dataclass(frozen=True)
-class _Case:
-    """A forecast beside all that it is compared with."""
-
-    forecast: xr.Dataset
-    truth: xr.Dataset
-    index: np.ndarray  # of the truth: [initial times, lead times], -1 where it has no such valid time
-    climatology: Reader | None
-    grid: Grid
-
-    @property
-    def points(self) -> int:
-        return self.grid.shape[0] * self.grid.shape[1]
 
 
 def verify(
@@ -65,152 +27,109 @@ def verify(
     metrics: Sequence[str] | str = ("rmse", "mae", "bias"),
     climatology: Reference | None = None,
     by: str | None = None,
+    leads: Literal["each", "all"] = "each",
+    thresholds: Thresholds | None = None,
+    pools: Sequence[int] = (4, 16),
+    windows: Sequence[int] = (5, 9, 17),
+    data_range: DataRange | None = None,
+    ensemble: Ensemble | None = None,
+    common_with: Sequence[xr.Dataset] = (),
 ) -> xr.Dataset:
     """Score a forecast against the truth by lead time.
 
     With e = forecast - truth, area weights w (mean 1) and ⟨·⟩ = Σ w · / Σ w over points and initial times:
-    bias ⟨e⟩, mae ⟨|e|⟩, mse ⟨e²⟩, rmse √⟨e²⟩ (of the ensemble mean, where the forecast has members);
+    bias ⟨e⟩, mae ⟨|e|⟩, mse ⟨e²⟩, rmse √⟨e²⟩;
     acc: mean over initial times of Σ w f′o′ / √(Σ w f′² Σ w o′²), primes being departures from the climatology at the valid time;
     crps ⟨mean|x − o| − Σ|x − x′| / (2 M²)⟩ over the M members, crps_fair with 2 M (M − 1) in place of 2 M²;
-    spread √⟨s²⟩ with s² the variance of the members with M − 1.
+    spread √⟨s²⟩ with s² the variance of the members with M − 1; brier ⟨(p − o)²⟩, p the share of members with the event.
+    Of events x ≥ threshold, with hits a, misses b, false alarms c, correct negatives d, added up before the score is taken:
+    csi a/(a+b+c), pod a/(a+b), far c/(a+c), frequency_bias (a+c)/(a+b), hss 2(ad−bc)/((a+b)(b+d)+(a+c)(c+d)), NaN where there is
+    nothing to divide by; csi_m and hss_m are their means over the thresholds, with 0 in place of NaN.
+    csi_pooled, csi_pooled_m: of pools of r x r points side by side, events where one of their points is;
+    csi_overlapping, csi_overlapping_m: the same, pools beginning every r // 4 points.
+    fss: 1 − Σ(p_f − p_o)² / Σ(p_f² + p_o²), p the share of events in each window of n x n points.
+    Of pictures, (x − low) / (high − low) cut to 0..1: mae_scaled, mse_scaled, psnr (mean of 10 log10(1/MSE) of each frame), and ssim
+    (11 x 11 Gaussian windows of 1.5 points, K 0.01 and 0.03).
 
     forecast: dims time (initial), [number], prediction_timedelta, [level], latitude, longitude (radar: y, x); it is read in pieces.
     truth: states over valid time, a store, or its path.  Pairs without a state of the truth are left out.  Points where the truth or
-    a member is NaN are left out of sums and weights.  metrics: some of rmse, mse, mae, bias, acc, crps, crps_fair, spread.
+    a member is NaN are left out of sums and weights, and pools and windows only count where they lie inside the field and hold no
+    such point: neither padding nor what is missing enters a score.
     climatology: for acc: ``store.climatology()``, or a Dataset with hour and dayofyear.  by: None, or by the initial time's
-    ``season``, ``month``, ``hour``, or each ``time`` for itself.
+    ``season``, ``month``, ``hour``, or each ``time`` for itself.  leads: ``each``, or ``all`` added up to one score.
+    thresholds: ``sevir``, ``hko7``, ``meteonet`` (what they say for the variable), numbers in its unit, or either by variable.
+    pools, windows: sizes in points.  data_range: (low, high), or that by variable; None: of the named thresholds.
+    ensemble: what is scored where members are not scored together: their ``mean``, each of the ``members``, counted all together, or
+    the probability-``matched`` mean; None: the mean for errors, the members for events and pictures.
+    common_with: other forecasts; only initial times, lead times and points that all of them have are scored, for a fair comparison.
 
-    Returns a Dataset with dims (metric, prediction_timedelta[, level][, group]) in the units of the variables; the coordinate
-    ``initial_times`` counts the forecasts that had a truth, and the attribute ``scored`` of a variable is the share of their points
-    that were scored.
-    Raises WxlabError for unknown metrics and groups, and when the two share no variable, grid or valid time.
+    Returns a Dataset with dims (metric, prediction_timedelta[, level][, threshold][, pool][, window][, group]). A metric without one
+    of the dimensions has the same value all along it. The attribute ``units`` is there when all metrics have one and the same,
+    ``variable_units`` is that of the variable, and the coordinate ``unit_power`` its power in each metric; the coordinate
+    ``initial_times`` counts the forecasts that had a truth, and the attribute ``scored`` is the share of their points that counted.
+    Raises WxlabError for unknown metrics and groups, for what a metric needs and was not given, and when the two share no variable,
+    grid or valid time.
     References: Rasp et al. 2024, doi:10.1029/2023MS004019 (acc, by initial time); Ferro 2014, doi:10.1002/qj.2270 (fair CRPS);
-    Fortin et al. 2014, doi:10.1175/JHM-D-14-0008.1 (spread).
+    Fortin et al. 2014, doi:10.1175/JHM-D-14-0008.1 (spread); Wilks 2019, doi:10.1016/C2017-0-03921-6 (events);
+    Roberts and Lean 2008, doi:10.1175/2007MWR2123.1 (fss); Wang et al. 2004, doi:10.1109/TIP.2003.819861 (ssim).
     """
     metrics = check_metrics(metrics)
-    if by is not None and by not in GROUPS:
-        raise unknown("grouping by=", by, GROUPS)
-    table, case = pair_sums(forecast, truth, metrics, climatology)
+    for name, given, allowed in (("by", by, GROUPS), ("leads", leads, LEADS)):
+        if given not in allowed and not (name == "by" and given is None):
+            raise unknown("grouping by=" if name == "by" else "leads=", given, allowed)
+    options = Options(thresholds, pools, windows, data_range, ensemble)
+    table, case, settings = pair_sums(forecast, truth, metrics, options, climatology, common_with)
     labels, codes = _groups(case.forecast["time"].values, by)
-    found = case.index >= 0
-    variables = {}
-    for name, score in table.items():
-        grouped = {key: _add(sums, codes, len(labels)) for key, sums in score.sums.items()}
-        values = np.stack([metric_of(metric, grouped[METRICS[metric].statistic]) for metric in metrics])
-        array = xr.DataArray(values, dims=("metric", LEAD, "level", "group"), attrs=_attributes(score, found.sum() * case.points))
-        variables[name] = array.isel(level=0) if score.levels == [None] else array.assign_coords(level=score.levels)
-    counts = np.stack([found[codes == group].sum(0) for group in range(len(labels))], axis=-1)
-    scores = xr.Dataset(variables).assign_coords(
-        {"metric": list(metrics), LEAD: case.forecast[LEAD].values, "group": labels, "initial_times": ((LEAD, "group"), counts)}
-    )
+    arrays = [_array(name, score, metrics, settings[name], codes, len(labels), leads) for name, score in table.items()]
+    for array, score in zip(arrays, table.values(), strict=True):
+        array.attrs["scored"] = float(score.sums["observed"][0].sum() / (case.found.sum() * case.points * len(score.levels)))
+    scores = xr.merge(arrays, join="outer", compat="no_conflicts")
+    seen = case.found if leads == "each" else np.asarray(case.found.any(1, keepdims=True))
+    counts = np.stack([seen[codes == group].sum(0) for group in range(len(labels))], axis=-1)
+    where = {LEAD: case.forecast[LEAD].values} if leads == "each" else {}
+    powers = [METRICS[name].power for name in metrics]
+    times = ((LEAD, "group"), counts) if leads == "each" else (("group",), counts[0])
+    scores = scores.assign_coords({"unit_power": ("metric", powers), **where, "group": labels, "initial_times": times})
     return scores.isel(group=0, drop=True) if by is None else scores
 
 
-def _attributes(score: Score, points: float) -> dict[str, Any]:
-    """Unit and share of the points that were scored; acc, which counts forecasts and not points, has no such share."""
-    attributes: dict[str, Any] = {} if score.units is None else {"units": score.units}
-    weights = [weight for key, (_, weight) in score.sums.items() if key != "correlation"]
-    if weights:
-        attributes["scored"] = float(weights[0].sum() / (points * len(score.levels)))
-    return attributes
-
-
-def check_metrics(metrics: Sequence[str] | str) -> tuple[str, ...]:
-    """Names of metrics, each once.  Raises WxlabError for an unknown one and for none."""
-    names = tuple(dict.fromkeys([metrics] if isinstance(metrics, str) else metrics))
-    if not names:
-        raise WxlabError(f"metrics is empty; give some of {', '.join(METRICS)}")
-    for name in names:
-        if name not in METRICS:
-            raise unknown("metric", name, METRICS)
-    return names
+def _array(
+    name: str, score: Score, metrics: Sequence[str], settings: Settings, codes: np.ndarray, groups: int, leads: str
+) -> xr.DataArray:
+    """The metrics of one variable, with all dimensions that one of them has."""
+    parts = []
+    for metric in metrics:
+        sums = _add(score.sums[METRICS[metric].statistic], codes, groups, leads == "all")
+        extra = coordinates(metric, settings)
+        parts.append(xr.DataArray(metric_of(metric, sums), dims=("group", LEAD, "level", *extra), coords=extra))
+    array = xr.concat(xr.broadcast(*parts), dim="metric").assign_coords(metric=list(metrics)).rename(name)
+    array = array.transpose("metric", LEAD, "level", "threshold", "pool", "window", "group", missing_dims="ignore")
+    array = array.isel({LEAD: 0}) if leads == "all" else array
+    array = array.isel(level=0) if score.levels == [None] else array.assign_coords(level=score.levels)
+    own = {units_of(metric, score.units) for metric in metrics}
+    units = {"units": own.pop()} if len(own) == 1 else {}
+    known: dict[str, Any] = {**units, "variable_units": score.units}
+    return array.assign_attrs({key: text for key, text in known.items() if text is not None})
 
 
 def pair_sums(
-    forecast: xr.Dataset, truth: States, metrics: Sequence[str], climatology: Reference | None
-) -> tuple[Mapping[str, Score], _Case]:
+    forecast: xr.Dataset,
+    truth: States,
+    metrics: Sequence[str],
+    options: Options,
+    climatology: Reference | None,
+    common_with: Sequence[xr.Dataset] = (),
+) -> tuple[Mapping[str, Score], Case, Mapping[str, Settings]]:
     """Sums of the statistics of metrics for each variable, initial time and lead time."""
-    case = _case(forecast, truth, metrics, climatology)
-    statistics = tuple(dict.fromkeys(METRICS[name].statistic for name in metrics))
-    table = {}
-    for name, levels in shared_variables(case.forecast, case.truth).items():
-        shape = (*case.index.shape, len(levels))
-        sums = {key: (np.zeros(shape), np.zeros(shape)) for key in statistics}
-        for place, block in _blocks(case, name, levels):
-            # a forecast that went to infinity scores infinity or NaN, without a warning for each of its points
-            with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-                for key in statistics:
-                    for whole, part in zip(sums[key], STATISTICS[key](block), strict=True):
-                        whole[place] = part
-        units = case.truth[name].attrs.get("units", case.forecast[name].attrs.get("units"))
-        table[name] = Score(levels, sums, units)
-    return table, case
-
-
-def _case(forecast: xr.Dataset, truth: States, metrics: Sequence[str], climatology: Reference | None) -> _Case:
-    forecast, states = as_forecast(forecast), as_states(truth)
-    grid = same_grid(forecast, grid_of(states), "truth")
-    members = forecast.sizes.get("number", 1)
+    if "acc" in metrics and climatology is None:
+        raise WxlabError("the metric 'acc' needs a climatology; give climatology=store.climatology()")
+    case = make_case(forecast, truth, climatology=climatology if "acc" in metrics else None, common_with=common_with)
+    members = case.forecast.sizes.get("number", 1)
     for name in metrics:
         if members < METRICS[name].members:
             raise WxlabError(f"metric {name!r} needs {METRICS[name].members} members or more, and the forecast has {members}; leave it out")
-    reader = None
-    if "acc" in metrics:
-        if climatology is None:
-            raise WxlabError("the metric 'acc' needs a climatology; give climatology=store.climatology()")
-        reader = climatology_reader(climatology, forecast)
-    stamps = valid_times(forecast)
-    index = positions(stamps, states["time"].values)
-    if not (index >= 0).any():
-        spans = [f"{time_text(t.min())} to {time_text(t.max())}" if t.size else "nothing" for t in (stamps, seconds(states["time"].values))]
-        raise WxlabError(f"none of the valid times of the forecast ({spans[0]}) is a time of the truth ({spans[1]}); give truth for them")
-    return _Case(forecast, states, index, reader, grid)
-
-
-def _blocks(case: _Case, name: str, levels: list[float | None]) -> Iterator[tuple[tuple[slice, ...], Block]]:
-    """Pieces of a variable: their place among (initial times, lead times, levels), and what is in them."""
-    field = ordered(case.forecast[name], levels, ("number", "time", LEAD), case.grid)
-    states = ordered(case.truth[name], levels, ("time",), case.grid)
-    valid = valid_times(case.forecast)
-    weights = np.repeat(area_weights(case.grid), case.grid.shape[1])
-    for place in _pieces(field):
-        times, leads, heights = place
-        index = case.index[times, leads]
-        if (index < 0).all():
-            continue
-        here = dict(zip(("time", LEAD, "level"), place, strict=True))
-        members = np.asarray(field.isel(here).values, dtype=np.float64)
-        members = members.reshape(*members.shape[:4], case.points)
-        rows, where = np.unique(index, return_inverse=True)
-        where = where.reshape(index.shape) - int(rows[0] < 0)
-        read = states.isel(time=rows[rows >= 0], level=heights).values
-        observed = _spread_out(read, where)
-        normal = None
-        if case.climatology is not None:
-            stamps, place_of = np.unique(valid[times, leads], return_inverse=True)
-            normal = _spread_out(case.climatology(name, levels[heights], stamps), place_of.reshape(index.shape))
-        yield place, Block(members, observed, weights, normal)
-
-
-def _spread_out(states: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """States [U, K, H, W] put in the places [T, L] that ``where`` names: float64 [T, L, K, P], NaN for -1."""
-    flat = states.reshape(*states.shape[:2], -1)
-    out = np.full((*where.shape, *flat.shape[1:]), np.nan)
-    there = where >= 0
-    out[there] = flat[where[there]]
-    return out
-
-
-def _pieces(field: xr.DataArray) -> Iterator[tuple[slice, slice, slice]]:
-    """Slices of (initial times, lead times, levels): whole chunks of a lazy field, as many as fit into memory together."""
-    room = max(1, BLOCK_VALUES // max(1, field.sizes["number"] * field.shape[-2] * field.shape[-1]))
-    spans = {}
-    for dim in ("level", LEAD, "time"):
-        size, chunk = field.sizes[dim], field.chunksizes.get(dim, (1,))[0]
-        step = min(size, max(chunk, room // chunk * chunk))
-        room = max(1, room // step)
-        spans[dim] = [slice(first, min(first + step, size)) for first in range(0, size, step)]
-    return ((time, lead, level) for time in spans["time"] for lead in spans[LEAD] for level in spans["level"])
+    settings = {name: options.settings(name, metrics) for name in case.levels}
+    return accumulate(case, statistics_of(metrics), settings), case, settings
 
 
 def _groups(times: np.ndarray, by: str | None) -> tuple[np.ndarray, np.ndarray]:
@@ -225,7 +144,7 @@ def _groups(times: np.ndarray, by: str | None) -> tuple[np.ndarray, np.ndarray]:
     return labels, codes
 
 
-def _add(sums: Sums, codes: np.ndarray, groups: int) -> Sums:
-    """Sums over the initial times of each group: [lead times, levels, groups]."""
-    total, weight = (np.stack([part[codes == group].sum(0) for group in range(groups)], axis=-1) for part in sums)
-    return total, weight
+def _add(sums: Sums, codes: np.ndarray, groups: int, all_leads: bool) -> Sums:
+    """Sums over the initial times of each group, and maybe over the lead times: [groups, lead times, levels, ...]."""
+    total, weight = (np.stack([part[codes == group].sum(0) for group in range(groups)]) for part in sums)
+    return (total.sum(1, keepdims=True), weight.sum(1, keepdims=True)) if all_leads else (total, weight)
