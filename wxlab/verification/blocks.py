@@ -82,6 +82,11 @@ class Block:
         return ~missing if self.hidden is None else ~(missing | self.hidden)
 
     @cached_property
+    def complete(self) -> np.ndarray:
+        """Frames [T, L, K] without a missing point."""
+        return np.asarray(self.observed.all(-1))
+
+    @cached_property
     def mean(self) -> np.ndarray:
         return self.members[0] if len(self.members) == 1 else self.members.mean(0)
 

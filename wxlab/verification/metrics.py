@@ -144,10 +144,10 @@ def metric_of(metric: str, sums: Sums) -> np.ndarray:
     return METRICS[metric].finish(mean)
 
 
-def coordinates(metric: str, settings: Settings) -> dict[str, tuple[float, ...]]:
+def coordinates(metric: str, settings: Settings) -> dict[str, list[float]]:
     """The dimensions of a metric beside lead time and level, and what stands along them."""
     along = {"threshold": settings.thresholds, "pool": settings.pools, "window": settings.windows}
-    return {dim: along[dim] for dim in METRICS[metric].dims}
+    return {dim: list(along[dim]) for dim in METRICS[metric].dims}
 
 
 def units_of(metric: str, units: str | None) -> str | None:

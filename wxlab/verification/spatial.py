@@ -30,21 +30,24 @@ def sliding(values: np.ndarray, size: int, combine: Callable[[np.ndarray, np.nda
     return values
 
 
-def window_sums(values: np.ndarray, size: int) -> np.ndarray:
-    """Sums over all windows of ``size`` x ``size`` points: [..., H, W] -> [..., H-size+1, W-size+1]."""
-    for axis in (-2, -1):
-        whole = np.cumsum(values, axis=axis, dtype=np.float64 if values.dtype.kind == "f" else np.int32)
-        whole = np.insert(whole, 0, 0, axis=axis)
-        count = whole.shape[axis] - size
-        values = np.take(whole, range(size, size + count), axis) - np.take(whole, range(count), axis)
-    return values
+def integral(values: np.ndarray) -> np.ndarray:
+    """Sums over all points above and to the left: [..., H, W] -> [..., H+1, W+1]."""
+    whole = np.zeros((*values.shape[:-2], values.shape[-2] + 1, values.shape[-1] + 1), np.float64)
+    np.cumsum(np.cumsum(values, axis=-1, dtype=np.float64), axis=-2, out=whole[..., 1:, 1:])
+    return whole
+
+
+def window_sums(whole: np.ndarray, size: int) -> np.ndarray:
+    """Sums over all windows of ``size`` x ``size`` points, from the integral of a field: [..., H-size+1, W-size+1]."""
+    strips = whole[..., size:, :] - whole[..., :-size, :]
+    return strips[..., size:] - strips[..., :-size]
 
 
 def windows_of(block: Block, size: int, stride: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Which windows are observed [T, L, K, windows], and their weights [windows], the mean of those of their points."""
     check_window(size, block.shape)
     whole = sliding(block.as_maps(block.observed), size, np.logical_and)[..., ::stride, ::stride]
-    weights = window_sums(block.as_maps(block.weights), size)[::stride, ::stride] / size**2
+    weights = window_sums(integral(block.as_maps(block.weights)), size)[::stride, ::stride] / size**2
     return whole.reshape(*whole.shape[:-2], -1), weights.ravel()
 
 
@@ -61,11 +64,13 @@ def fractions(block: Block) -> Sums:
     total, weight = np.zeros((*shape, 2)), np.zeros(shape)
     neighbourhoods = [windows_of(block, size) for size in settings.windows]
     for i, limit in enumerate(limits(settings.thresholds)):
-        ours, theirs = (block.as_maps((values >= limit).astype(np.uint8)) for values in (fields, block.truth[None]))
+        ours, theirs = (integral(block.as_maps(values >= limit)) for values in (fields, block.truth[None]))
         for j, (size, (whole, weights)) in enumerate(zip(settings.windows, neighbourhoods, strict=True)):
-            share = [window_sums(events, size).reshape(len(events), *whole.shape) / size**2 for events in (ours, theirs)]
-            total[..., i, j, 0], weight[..., i, j] = weighted_total((share[0] - share[1]) ** 2, whole, weights)
-            total[..., i, j, 1] = weighted_total(share[0] ** 2 + share[1] ** 2, whole, weights)[0]
+            forecast, truth = (window_sums(events, size).reshape(len(events), *whole.shape) for events in (ours, theirs))
+            total[..., i, j, 0], weight[..., i, j] = weighted_total((forecast - truth) ** 2, whole, weights)
+            both = weighted_total(forecast**2, whole, weights)[0], weighted_total(truth**2, whole, weights)[0]
+            total[..., i, j, 1] = both[0] + len(forecast) * both[1]
+            total[..., i, j, :] /= size**4
     return total, weight
 
 
