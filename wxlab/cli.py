@@ -51,6 +51,14 @@ def _names(text: str | None) -> list[str]:
     return [name.strip() for name in (text or "").split(",") if name.strip()]
 
 
+def _thresholds(text: str | None) -> str | list[float] | None:
+    """The name of a set of thresholds, or numbers."""
+    try:
+        return [float(name) for name in _names(text)] or None
+    except ValueError:
+        return text
+
+
 @data_app.command("list")
 def data_list(catalog: Catalog = None) -> None:
     """Every source by name.  Example: wxlab data list"""
@@ -185,8 +193,12 @@ def verify(
     store: Path,
     out: Annotated[Path | None, typer.Option(help="Write the scores as netCDF.")] = None,
     metrics: Annotated[str, typer.Option(help="Comma-separated scores.")] = "rmse,mae,bias,acc",
+    thresholds: Annotated[str | None, typer.Option(help="For scores of events: sevir, hko7, meteonet, or numbers such as 0.5,2,5.")] = None,
 ) -> None:
-    """Score a forecast file against a store.  Example: wxlab verify forecast.zarr store.zarr --metrics rmse,acc"""
+    """Score a forecast file against a store.
+
+    Example: wxlab verify forecast.zarr store.zarr --metrics csi,fss --thresholds 0.5,2,5
+    """
     import xarray as xr
 
     from wxlab.files import atomic_file
@@ -197,8 +209,9 @@ def verify(
         raise WxlabError(f"there is no forecast at {forecasts}; make one with wxlab forecast")
     truth = open_store(store)
     climatology = truth.climatology() if "acc" in _names(metrics) else None
-    scores = score(xr.open_zarr(forecasts, consolidated=False), truth.dataset(), metrics=_names(metrics), climatology=climatology)
-    print(scores.to_dataframe().round(4).to_string())
+    made = xr.open_zarr(forecasts, consolidated=False)
+    scores = score(made, truth.dataset(), metrics=_names(metrics), climatology=climatology, thresholds=_thresholds(thresholds))
+    print(scores.drop_vars("unit_power").to_dataframe().round(4).to_string())
     if out:
         with atomic_file(out) as temporary:
             scores.to_netcdf(temporary, engine="h5netcdf")
