@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from wxlab.plots.animation import Animation, animate
+from wxlab.plots.bars import plot_bars
 from wxlab.plots.explorer import explore
 from wxlab.plots.holo import holo_comparison
 from wxlab.plots.losses import LiveLoss, plot_losses
@@ -20,6 +21,7 @@ __all__ = [
     "holo_comparison",
     "plot_attention",
     "plot_availability",
+    "plot_bars",
     "plot_climatology",
     "plot_comparison",
     "plot_histograms",
