@@ -203,6 +203,33 @@ def test_scheduled_sampling_fades_the_truth_out() -> None:
     assert int(recipe.state_dict()["steps_done"]) == 12
 
 
+@pytest.mark.parametrize("horizon", [1, 2, 5])
+def test_simvp_writes_any_number_of_frames_block_by_block(horizon: int) -> None:
+    torch.manual_seed(0)
+    usual = create_model("simvp", "tiny", history=2, horizon=2).eval()
+    other = create_model("simvp", "tiny", history=2, horizon=horizon).eval()
+    other.load_state_dict(usual.state_dict())
+    batch = windows(other)
+    with torch.no_grad():
+        first = usual(batch.history)
+        second = usual(first)
+        blocks = torch.cat([first, second, usual(second)], 1)
+        torch.testing.assert_close(other(batch.history), blocks[:, :horizon], rtol=1e-4, atol=1e-5)
+    loss, _ = get_entry("simvp").recipe(other).loss(other.train(), batch, torch.Generator())  # type: ignore[misc]
+    loss.backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in other.parameters())
+
+
+def test_baselines_of_radar_read_and_write_what_stldm_does() -> None:
+    stldm = get_entry("stldm").presets
+    for ours, theirs in {"radar_demo": "demo", "sevir": "sevir", "hko7": "hko7", "meteonet": "meteonet"}.items():
+        for name in ("persistence", "simvp", "tau", "convlstm"):
+            with torch.device("meta"):
+                spec = create_model(name, ours).spec
+            for key in ("channels", "grid", "horizon", "step", *(() if name == "persistence" else ("history",))):
+                assert getattr(spec, key) == stldm[theirs][key], (name, ours, key)
+
+
 @pytest.mark.parametrize("name", ["simvp", "tau", "ladder_joint", "convlstm"])
 def test_unobserved_points_do_not_count_in_the_loss(name: str) -> None:
     torch.manual_seed(0)
@@ -234,7 +261,8 @@ def test_the_divergence_regulariser_knows_right_from_wrong() -> None:
     ("name", "options", "says"),
     [
         ("simvp", {"translator": "vit"}, "unknown translator 'vit'"),
-        ("simvp", {"horizon": 3}, "history=2 and horizon=3"),
+        ("simvp", {"horizon": 3, "history_step": 3600}, "step=21600 and history_step=3600 must be equal; make them so, or give horizon=2"),
+        ("ladder_joint", {"horizon": 3}, "history=2 and horizon=3"),
         ("simvp", {"N_S": 3}, "N_S=3"),
         ("simvp", {"translator": "incepu", "hid_T": 9}, "hid_T=9"),
         ("simvp", {"translator": "incepu", "hid_S": 6}, "multiple of 8"),

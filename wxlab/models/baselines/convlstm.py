@@ -17,6 +17,7 @@ from wxlab.errors import WxlabError
 from wxlab.models import Entry
 from wxlab.models.base import Batch, Model, Spec, masked_mse
 from wxlab.models.baselines import FIELDS
+from wxlab.models.baselines.radar import RADAR_PRESETS
 from wxlab.models.baselines.recipe import MeanSquaredError
 
 if TYPE_CHECKING:
@@ -158,6 +159,8 @@ ENTRY = Entry(
         "tiny": {**FIELDS["tiny"], "hidden": (8, 8), "kernel": 3},
         "demo": {**FIELDS["demo"], "hidden": (32, 32), "kernel": 5},
         "weatherbench_5p625": {**FIELDS["weatherbench_5p625"], "channels": ("2m_temperature",)},
+        **RADAR_PRESETS,
+        "radar_demo": {**RADAR_PRESETS["radar_demo"], "hidden": (32, 32), "kernel": 5},
     },
     build=build,
     recipe=ScheduledSampling,

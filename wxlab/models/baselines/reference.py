@@ -15,6 +15,7 @@ from wxlab.errors import WxlabError
 from wxlab.models import Entry
 from wxlab.models.base import Batch, Model, Spec
 from wxlab.models.baselines import FIELDS
+from wxlab.models.baselines.radar import RADAR_PRESETS
 
 if TYPE_CHECKING:
     from wxlab.rollout import Streams
@@ -169,8 +170,9 @@ def _random_walk(spec: Spec, **config: Any) -> Model:
 
 
 _PRESETS = {name: {**FIELDS[name], "history": 1} for name in ("tiny", "demo")}
+_RADAR = {name: {**fields, "history": 1} for name, fields in RADAR_PRESETS.items()}
 
-PERSISTENCE = Entry(name="persistence", title="Persistence: the last frame", presets=_PRESETS, build=_persistence)
+PERSISTENCE = Entry(name="persistence", title="Persistence: the last frame", presets={**_PRESETS, **_RADAR}, build=_persistence)
 CLIMATOLOGY = Entry(
     name="climatology",
     title="Climatology of the date and hour",

@@ -1,7 +1,8 @@
 """SimVP (arXiv:2206.05099) with the translators IncepU, gSTA (arXiv:2211.12509) and TAU (arXiv:2206.12126).
 
 One encoder and one decoder for all channels together, with a skip from the first encoder stage to the last decoder stage; the
-translator sees all latent frames at once. Submodules bear the names of the published checkpoints (OpenSTL).
+translator sees all latent frames at once. It writes as many frames as it reads; longer forecasts are made block by block, each from
+the one before, and trained so. Submodules bear the names of the published checkpoints (OpenSTL).
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from torch import Tensor, nn
 from wxlab.errors import WxlabError, unknown
 from wxlab.models import Entry
 from wxlab.models.base import Batch, Model, Spec
-from wxlab.models.baselines import FIELDS, SIZES, require_equal_frames, require_sizes
+from wxlab.models.baselines import FIELDS, SIZES, require_sizes
+from wxlab.models.baselines.radar import RADAR_PRESETS
 from wxlab.models.baselines.recipe import MeanSquaredError
 from wxlab.nn.gating import GatedTranslator
 from wxlab.nn.spatial import Decoder, Encoder, require_even_depth
@@ -83,7 +85,7 @@ class IncepU(nn.Module):
 
 
 class SimVP(Model):
-    """``y = D(translate(E(x)), skip)`` for a whole block of frames.
+    """``y = D(translate(E(x)), skip)`` for a whole block of frames, again from y until there are ``horizon`` frames.
 
     hid_S: latent channels S of a frame.  hid_T: translator width D.  N_S: encoder stages (even).  N_T: translator layers.
     translator: ``gsta``, ``incepu`` or ``tau``.  mlp_ratio, drop_path: of gsta and tau.  live_gate: TAU's squeeze-excite, dead in
@@ -115,7 +117,14 @@ class SimVP(Model):
         self.dec = Decoder(hid_S, channels, N_S)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B,T,C,H,W] -> [B,T,C,H,W]."""
+        """x [B,Ti,C,H,W] -> [B,To,C,H,W]."""
+        blocks = [self.block(x)]
+        while len(blocks) * self.spec.history < self.spec.horizon:
+            blocks.append(self.block(blocks[-1]))
+        return torch.cat(blocks, 1)[:, : self.spec.horizon]
+
+    def block(self, x: Tensor) -> Tensor:
+        """The next frames, as many as are read: [B,T,C,H,W] -> [B,T,C,H,W]."""
         shape = x.shape
         latent, skip = self.enc(x.flatten(0, 1))  # [B T, S, h, w], [B T, S, H, W]
         mixed = self.hid(latent.unflatten(0, shape[:2]).flatten(1, 2))  # [B, T S, h, w]
@@ -127,7 +136,11 @@ class SimVP(Model):
 
 def build(spec: Spec, **config: Any) -> SimVP:
     """A SimVP, every size checked. Forcing and static fields are not read, so the model's Spec names none."""
-    require_equal_frames("SimVP", spec)
+    if spec.horizon > spec.history and spec.history_step != spec.step:
+        raise WxlabError(
+            f"SimVP reads its own frames to write {spec.horizon} from {spec.history}, so step={spec.step} and history_step="
+            f"{spec.history_step} must be equal; make them so, or give horizon={spec.history}"
+        )
     translator = config.get("translator", "gsta")
     if translator not in get_args(TranslatorKind):
         raise unknown("translator", translator, get_args(TranslatorKind))
@@ -184,6 +197,9 @@ def _official_tau(source: Any, config: Mapping[str, Any]) -> Model:
 _PRESETS = {name: {**FIELDS[name], **SIZES[name]} for name in FIELDS}
 # the published counts are of single-variable models
 _PRESETS["weatherbench_5p625"]["channels"] = ("2m_temperature",)
+# as wide and deep as STLDM's autoencoder and Translator
+_PRESETS |= {name: {**fields, "hid_S": 32, "hid_T": 512, "N_S": 4, "N_T": 8} for name, fields in RADAR_PRESETS.items()}
+_PRESETS["radar_demo"] |= {"hid_S": 8, "hid_T": 64, "N_T": 3}
 _OPTIONS = frozenset({"hid_S", "hid_T", "N_S", "N_T", "mlp_ratio", "drop_path"})
 
 SIMVP = Entry(
