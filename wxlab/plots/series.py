@@ -20,8 +20,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Scores = xr.Dataset | Mapping[str, xr.Dataset]
-# scores that keep the variable's unit; all others are pure numbers
+# scores in the variable's unit where the table does not say so itself; all others are pure numbers
 _WITH_UNIT = ("rmse", "mae", "bias", "crps", "spread", "stdev")
+_TITLES = {
+    "crps_fair": "Fair CRPS",
+    "frequency_bias": "Frequency bias",
+    "csi_m": "CSI, mean of thresholds",
+    "hss_m": "HSS, mean of thresholds",
+    "csi_pooled": "CSI of pools",
+    "csi_pooled_m": "CSI of pools, mean of thresholds",
+    "csi_overlapping": "CSI of overlapping pools",
+    "csi_overlapping_m": "CSI of overlapping pools, mean of thresholds",
+    "brier": "Brier score",
+    "mae_scaled": "MAE of 0..1",
+    "mse_scaled": "MSE of 0..1",
+}
 # what every forecast is held against gets the same plain look in all figures
 _REFERENCES: dict[str, dict[str, Any]] = {
     "persistence": {"color": "#777777", "linestyle": "--"},
@@ -157,7 +170,7 @@ def score_channels(scores: xr.Dataset, variables: Sequence[str] | None, level: f
         if name in scores.data_vars and "level" not in scores[name].dims:
             chosen = None
         array, base, found = pick_variable(scores, name, chosen)
-        units = array.attrs.get("units")
+        units = _variable_units(array)
         yield base if found is None else f"{base}_{found:g}", array, channel_label(base, found, units, with_units=False)
 
 
@@ -167,11 +180,30 @@ def metric_values(array: xr.DataArray, metric: str, channel: str) -> tuple[xr.Da
         if metric not in array["metric"].values:
             raise unknown("metric", metric, array["metric"].values)
         array = array.sel(metric=metric)
+    for dim in ("threshold", "pool", "window"):
+        if dim in array.dims:
+            array = _only(array, dim, metric)
     base, _, suffix = channel.rpartition("_")
-    shown = look(base if suffix.isdigit() else channel, array.attrs.get("units"))
-    if metric not in _WITH_UNIT:
-        return array, ""
-    return array * shown.scale, shown.units
+    shown = look(base if suffix.isdigit() else channel, _variable_units(array))
+    power = int(array["unit_power"]) if "unit_power" in array.coords else int(metric in _WITH_UNIT)
+    if power == 0:
+        return array, "dB" if metric == "psnr" else ""
+    units = {1: shown.units, 2: f"({shown.units})²" if set("/ ") & set(shown.units) else f"{shown.units}²"}
+    return array * shown.scale**power, units[power]
+
+
+def _only(array: xr.DataArray, dim: str, metric: str) -> xr.DataArray:
+    """Scores without a dimension along which they are all the same. Raises WxlabError where they are not."""
+    first, values = array.isel({dim: 0}, drop=True), array[dim].values
+    if not array.equals(first.expand_dims({dim: values}, array.get_axis_num(dim))):
+        listing = ", ".join(f"{value:g}" for value in values)
+        raise WxlabError(f"{metric!r} was scored at {dim} {listing}; choose one with scores.sel({dim}={values[0]:g})")
+    return first
+
+
+def _variable_units(array: xr.DataArray) -> str | None:
+    """The unit of the variable that was scored."""
+    return array.attrs.get("variable_units", array.attrs.get("units"))
 
 
 @styled
@@ -225,8 +257,8 @@ def plot_scores(
 
 
 def metric_title(metric: str) -> str:
-    """A metric as figures write it: ``RMSE``, ``Bias``."""
-    return metric.capitalize() if metric in ("bias", "spread", "skill") else metric.upper()
+    """A metric as figures write it: ``RMSE``, ``Bias``, ``Fair CRPS``."""
+    return _TITLES.get(metric) or (metric.capitalize() if metric in ("bias", "spread", "skill") else metric.upper())
 
 
 def _lead_step(longest: float) -> float:

@@ -31,6 +31,9 @@ TRUTH_COLOUR = "#000000"
 MISSING_COLOUR = "#d9d9d9"
 DIFFERENCE_MAP = "RdBu_r"
 RAIN_LEVELS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
+DBZ_LEVELS = (5.0, 10.0, 15.0, 20.0, 25.0, 30.0, 35.0, 40.0, 45.0, 50.0)
+VIL_LEVELS = (16.0, 31.0, 59.0, 74.0, 100.0, 133.0, 160.0, 181.0, 219.0)  # those that SEVIR's nowcasts are shown with
+STEPS = {"rain": (RAIN_LEVELS, "YlGnBu"), "dbz": (DBZ_LEVELS, "YlGnBu"), "vil": (VIL_LEVELS, "magma_r")}  # white below the first
 
 _RC: Any = {
     "figure.dpi": 100,
@@ -65,7 +68,7 @@ class Look:
     units: str = ""
     scale: float = 1.0
     colours: str = "viridis"
-    kind: Literal["plain", "signed", "rain", "unknown"] = "plain"  # unknown: signed where values of both signs are
+    kind: Literal["plain", "signed", "rain", "dbz", "vil", "unknown"] = "plain"  # unknown: signed where values of both signs are
 
     @property
     def label(self) -> str:
@@ -95,6 +98,8 @@ _LOOKS: dict[str, Look] = {
     "surface_pressure": Look("Surface pressure", "sp", "Pa", "hPa", 1e-2),
     "total_precipitation": Look("Precipitation", "tp", "m", "mm", 1e3, kind="rain"),
     "rain_rate": Look("Rain rate", "rain", "mm h-1", "mm/h", kind="rain"),
+    "reflectivity": Look("Reflectivity", "refl", "dBZ", "dBZ", kind="dbz"),
+    "vertically_integrated_liquid_8bit": Look("Vertically integrated liquid, 8 bit", "vil", "1", kind="vil"),
     "total_column_water_vapour": Look("Water vapour column", "tcwv", "kg m-2", "kg/m²", colours="YlGnBu"),
     "total_cloud_cover": Look("Cloud cover", "tcc", "1", colours="Greys_r"),
     "toa_incident_solar_radiation": Look("Solar radiation at the top", "tisr", "J m-2", "MJ/m²", 1e-6, "cividis"),
@@ -174,10 +179,11 @@ def colour_limits(fields: Iterable[xr.DataArray | np.ndarray], *, signed: bool, 
 def colour_scale(shown: Look, fields: Iterable[xr.DataArray | np.ndarray]) -> tuple[Colormap, Normalize, str]:
     """Colour map, norm and ``extend`` of the colour bar for fields that share one scale; NaN is drawn grey."""
     fields = list(fields)
-    if shown.kind == "rain":
-        colours: Colormap = ListedColormap(mpl.colormaps["YlGnBu"](np.linspace(0.15, 1, len(RAIN_LEVELS))))
+    if shown.kind in STEPS:
+        levels, name = STEPS[shown.kind]
+        colours: Colormap = ListedColormap(mpl.colormaps[name](np.linspace(0.15, 1, len(levels))))
         colours = colours.with_extremes(under="#ffffff", bad=MISSING_COLOUR)
-        return colours, BoundaryNorm(RAIN_LEVELS, colours.N, extend="max"), "max"
+        return colours, BoundaryNorm(levels, colours.N, extend="max"), "max"
     if shown.kind == "unknown":
         lowest, highest = colour_limits(fields, signed=False)
         shown = replace(shown, kind="signed", colours=DIFFERENCE_MAP) if lowest < 0 < highest else shown

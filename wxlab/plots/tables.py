@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_BETTER_WHEN_LARGER = ("acc", "r2", "skill", "csi", "ets", "fss", "ssim")
+_BETTER_WHEN_LARGER = ("acc", "r2", "skill", "csi", "ets", "hss", "pod", "fss", "ssim", "psnr")
 
 
 def _heat(axes: Axes, values: np.ndarray, labels: tuple[Sequence[str], Sequence[str]], norm: Normalize, colours: str) -> Any:
@@ -74,7 +74,7 @@ def plot_scorecard(
     for channel, array, title in score_channels(scores, variables, level):
         ours, _ = metric_values(array, metric, channel)
         theirs, _ = metric_values(next(score_channels(reference, [channel], None))[1], metric, channel)
-        sign = -1.0 if metric in _BETTER_WHEN_LARGER else 1.0
+        sign = -1.0 if metric.split("_")[0] in _BETTER_WHEN_LARGER else 1.0
         with np.errstate(divide="ignore", invalid="ignore"):
             change = sign * 100 * (ours.values - theirs.values) / np.abs(theirs.values)
         rows.append(title)
