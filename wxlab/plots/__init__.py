@@ -8,6 +8,15 @@ from wxlab.plots.explorer import explore
 from wxlab.plots.holo import holo_comparison
 from wxlab.plots.losses import LiveLoss, plot_losses
 from wxlab.plots.maps import plot_comparison, plot_map, plot_maps
+from wxlab.plots.nowcast import (
+    plot_exceedance,
+    plot_frames,
+    plot_performance,
+    plot_rank_histogram,
+    plot_reliability,
+    plot_spectra,
+    plot_thresholds,
+)
 from wxlab.plots.overview import plot_availability, plot_climatology, plot_histograms, plot_normalised
 from wxlab.plots.series import plot_scores, plot_series
 from wxlab.plots.style import use_style
@@ -24,13 +33,20 @@ __all__ = [
     "plot_bars",
     "plot_climatology",
     "plot_comparison",
+    "plot_exceedance",
+    "plot_frames",
     "plot_histograms",
     "plot_losses",
     "plot_map",
     "plot_maps",
     "plot_normalised",
+    "plot_performance",
+    "plot_rank_histogram",
+    "plot_reliability",
     "plot_scorecard",
     "plot_scores",
     "plot_series",
+    "plot_spectra",
+    "plot_thresholds",
     "use_style",
 ]

@@ -12,7 +12,7 @@ from wxlab.readers.units import power as power_of_unit
 from wxlab.spectra import radial_coordinates, radial_power
 from wxlab.verification.blocks import Block, Case, Ensemble, Settings, Sums, accumulate, make_case
 from wxlab.verification.ensemble import ranks, reliability_sums
-from wxlab.verification.inputs import LEAD, States, as_forecast
+from wxlab.verification.inputs import LEAD, States, as_forecast, together
 from wxlab.verification.metrics import Options
 from wxlab.verification.thresholds import Thresholds, limits, thresholds_of
 
@@ -36,7 +36,7 @@ def rank_histogram(forecast: xr.Dataset, truth: States, *, seed: int = 0) -> xr.
         total, weight = (part.sum(0) for part in score.sums["ranks"])
         share = np.divide(total, weight[..., None], out=np.full(total.shape, np.nan), where=weight[..., None] > 0)
         found[name] = _by_lead(case, share, ("rank",), {"rank": np.arange(share.shape[-1])}, score.levels, "1")
-    return _together(found)
+    return together(found)
 
 
 def reliability(forecast: xr.Dataset, truth: States, *, thresholds: Thresholds, bins: int | None = None) -> xr.Dataset:
@@ -64,7 +64,7 @@ def reliability(forecast: xr.Dataset, truth: States, *, thresholds: Thresholds, 
         coords = {"threshold": list(settings[name].thresholds), "bin": np.arange(count), "quantity": ["probability", "frequency", "share"]}
         array = _by_lead(case, values, ("threshold", "bin", "quantity"), coords, score.levels, "1")
         found[name] = array.transpose("quantity", ...)
-    return _together(found)
+    return together(found)
 
 
 def radial_spectra(forecast: xr.Dataset, truth: States, *, ensemble: Ensemble = "members") -> xr.Dataset:
@@ -98,7 +98,7 @@ def radial_spectra(forecast: xr.Dataset, truth: States, *, ensemble: Ensemble = 
         units = None if score.units is None else power_of_unit(score.units, 2)
         coords = {"source": ["forecast", "truth"], **rings}
         found[name] = _by_lead(case, mean, ("source", "wavenumber"), coords, score.levels, units).transpose("source", ...)
-    return _together(found)
+    return together(found)
 
 
 def exceedance(forecast: xr.Dataset, thresholds: Thresholds) -> xr.Dataset:
@@ -120,7 +120,7 @@ def exceedance(forecast: xr.Dataset, thresholds: Thresholds) -> xr.Dataset:
         units = {"units": field.attrs["units"]} if "units" in field.attrs else {}
         array["threshold"].attrs.update(units)
         found[str(name)] = array.transpose("time", "threshold", ...)
-    return _together(found)
+    return together(found)
 
 
 def _need_members(case: Case, what: str) -> int:
@@ -138,7 +138,3 @@ def _by_lead(
     array = array.isel(level=0) if levels == [None] else array.assign_coords(level=levels)
     return array.assign_attrs({} if units is None else {"units": units})
 
-
-def _together(found: Mapping[str, xr.DataArray]) -> xr.Dataset:
-    """Variables in one Dataset, NaN at the levels and thresholds that others have."""
-    return xr.merge([array.rename(name) for name, array in found.items()], join="outer", compat="no_conflicts")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -150,6 +150,11 @@ def climatology_reader(climatology: Any, forecast: xr.Dataset) -> Reader:
         grid = same_grid(forecast, grid_of(climatology), "climatology")
         return lambda variable, levels, stamps: _calendar(climatology, variable, levels, stamps, grid)
     raise WxlabError("climatology is neither; give store.climatology() or a Dataset with the dimensions hour and dayofyear")
+
+
+def together(arrays: Mapping[str, xr.DataArray]) -> xr.Dataset:
+    """Variables in one Dataset, NaN at the levels and thresholds that only others have."""
+    return xr.merge([array.to_dataset(name=name) for name, array in arrays.items()], join="outer", compat="no_conflicts")
 
 
 def channel_names(variable: str, levels: Iterable[float | None]) -> list[str]:

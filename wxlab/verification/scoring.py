@@ -11,7 +11,7 @@ import xarray as xr
 from wxlab.errors import WxlabError, unknown
 from wxlab.forcings import DAY, seconds
 from wxlab.verification.blocks import Case, Ensemble, Score, Settings, Sums, accumulate, make_case
-from wxlab.verification.inputs import LEAD, Reference, States
+from wxlab.verification.inputs import LEAD, Reference, States, together
 from wxlab.verification.metrics import METRICS, Options, check_metrics, coordinates, metric_of, statistics_of, units_of
 from wxlab.verification.thresholds import DataRange, Thresholds
 
@@ -80,10 +80,10 @@ def verify(
     options = Options(thresholds, pools, windows, data_range, ensemble)
     table, case, settings = pair_sums(forecast, truth, metrics, options, climatology, common_with)
     labels, codes = _groups(case.forecast["time"].values, by)
-    arrays = [_array(name, score, metrics, settings[name], codes, len(labels), leads) for name, score in table.items()]
-    for array, score in zip(arrays, table.values(), strict=True):
-        array.attrs["scored"] = float(score.sums["observed"][0].sum() / (case.found.sum() * case.points * len(score.levels)))
-    scores = xr.merge(arrays, join="outer", compat="no_conflicts")
+    arrays = {name: _array(score, metrics, settings[name], codes, len(labels), leads) for name, score in table.items()}
+    for name, score in table.items():
+        arrays[name].attrs["scored"] = float(score.sums["observed"][0].sum() / (case.found.sum() * case.points * len(score.levels)))
+    scores = together(arrays)
     seen = case.found if leads == "each" else np.asarray(case.found.any(1, keepdims=True))
     counts = np.stack([seen[codes == group].sum(0) for group in range(len(labels))], axis=-1)
     where = {LEAD: case.forecast[LEAD].values} if leads == "each" else {}
@@ -93,16 +93,14 @@ def verify(
     return scores.isel(group=0, drop=True) if by is None else scores
 
 
-def _array(
-    name: str, score: Score, metrics: Sequence[str], settings: Settings, codes: np.ndarray, groups: int, leads: str
-) -> xr.DataArray:
+def _array(score: Score, metrics: Sequence[str], settings: Settings, codes: np.ndarray, groups: int, leads: str) -> xr.DataArray:
     """The metrics of one variable, with all dimensions that one of them has."""
     parts = []
     for metric in metrics:
         sums = _add(score.sums[METRICS[metric].statistic], codes, groups, leads == "all")
         extra = coordinates(metric, settings)
         parts.append(xr.DataArray(metric_of(metric, sums), dims=("group", LEAD, "level", *extra), coords=extra))
-    array = xr.concat(xr.broadcast(*parts), dim="metric").assign_coords(metric=list(metrics)).rename(name)
+    array = xr.concat(xr.broadcast(*parts), dim="metric").assign_coords(metric=list(metrics))
     array = array.transpose("metric", LEAD, "level", "threshold", "pool", "window", "group", missing_dims="ignore")
     array = array.isel({LEAD: 0}) if leads == "all" else array
     array = array.isel(level=0) if score.levels == [None] else array.assign_coords(level=score.levels)
