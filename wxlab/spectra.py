@@ -44,10 +44,12 @@ def ratio(spectrum: xr.DataArray, reference: xr.DataArray) -> xr.DataArray:
     Below 1 a forecast is too smooth at that scale, above 1 too rough. Both: as the functions here return them.
     Raises WxlabError when the two have different wavenumbers.
     """
-    (dim,) = [str(dim) for dim in reference.dims if "wavenumber" in str(dim)] or [""]
-    if dim not in spectrum.dims or not np.allclose(spectrum.get(dim, []), reference[dim]):
+    dims = [dim for dim in reference.dims if "wavenumber" in str(dim)]
+    same = bool(dims) and all(dim in spectrum.dims and spectrum.sizes[dim] == reference.sizes[dim] for dim in dims)
+    if not same or not all(np.allclose(spectrum[dim], reference[dim]) for dim in dims):
         raise WxlabError("the two spectra have different wavenumbers; make both from fields on one grid")
-    return (spectrum / reference.where(reference > 0)).assign_attrs(units="1")
+    below = reference.where(reference > 0).assign_coords({dim: spectrum[dim] for dim in dims})
+    return (spectrum / below).assign_attrs(units="1")
 
 
 def radial_power(values: np.ndarray, steps: tuple[float, float]) -> np.ndarray:
