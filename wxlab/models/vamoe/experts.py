@@ -51,27 +51,25 @@ class VariableExperts(nn.Module):
         return self.PosEmbedder(z).softmax(-1)
 
     def choose(self, x: Tensor, emphasis: Tensor) -> tuple[Tensor, Tensor]:
-        """What each expert picks of x [B, N, E]: its weights and the channels, both [n, B, N, k], highest first.
+        """What one expert picks of x [..., E] by its row of P [E]: the channels' weights and their positions, both [..., k], highest first.
 
-        Equal to the gate of ``x * P_i``; the emphasis is multiplied into the gate's weights, so that all gates are one product.
-        Never in less than float32: neighbours in rank differ by as little as 1e-6.
+        The emphasis is multiplied into the gate's weights, which gives the gate of ``x * P_i``. Never in less than float32: neighbours in
+        rank differ by as little as 1e-6.
         """
         with torch.autocast(x.device.type, enabled=False):
-            x = at_least_float32(x)
-            weight = self.GateEmbedder.weight * emphasis.unsqueeze(1)  # [n, E, E]
-            g = torch.baddbmm(self.GateEmbedder.bias, x.reshape(1, -1, x.shape[-1]).expand(len(weight), -1, -1), weight.mT)  # [n, B N, E]
+            g = F.linear(at_least_float32(x), self.GateEmbedder.weight * emphasis, self.GateEmbedder.bias)  # [..., E]
             channels = highest(g.detach(), self.chosen)
-            weights = g.gather(-1, channels).softmax(-1)
-            return weights.unflatten(1, x.shape[:2]), channels.unflatten(1, x.shape[:2])
+            return g.gather(-1, channels).softmax(-1), channels
 
     def forward(self, x: Tensor, emphasis: Tensor) -> Tensor:
         """x [B, N, E], emphasis P [n, E] -> [B, N, E]."""
-        y = self.shared_experts(x)
-        weights, channels = self.choose(x, emphasis)
-        seen = x.unsqueeze(0).expand(len(channels), -1, -1, -1).gather(-1, channels) * (weights * self.gain)  # [n, B, N, k]
-        for expert, u in zip(self.experts, seen, strict=True):
-            y = y + expert(u)
-        return self.mlp(self.norm(y))
+        tokens = x.flatten(0, 1)  # [B N, E]: products of matrices cost torch less than those of stacks of them
+        y = self.shared_experts(tokens)
+        for expert, row in zip(self.experts, emphasis.unbind(), strict=True):
+            weights, channels = self.choose(tokens, row)
+            seen = tokens.gather(-1, channels) * weights  # [B N, k]
+            y = y + expert(seen if self.gain == 1 else seen * self.gain)
+        return self.mlp(self.norm(y)).view_as(x)
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -85,9 +83,9 @@ def highest(g: Tensor, count: int) -> Tensor:
     """
     if g.device.type != "cpu" or g.dtype != torch.float32:
         return g.sort(dim=-1, descending=True, stable=True).indices[..., :count]
-    bits = (g + 0.0).numpy().view(np.int32)  # + 0.0: no negative zero
-    bits ^= (bits >> 31) & 0x7FFFFFFF  # now ascending in the value, as an integer
-    keys = np.invert(bits, out=bits).astype(np.int64)
+    bits = (0.0 - g).numpy().view(np.int32)  # without negative zero, which would rank beside zero
+    bits ^= (bits >> 31) & 0x7FFFFFFF  # as an integer now in the order of the value
+    keys = bits.astype(np.int64)
     keys <<= 32
     keys |= np.arange(g.shape[-1])
     keys.sort(axis=-1)

@@ -51,7 +51,9 @@ class Attention(nn.Module):
         if not self.window:
             return self._attend(x.unsqueeze(1)).squeeze(1)
         batch, (h, w), side = len(x), shape, self.window
-        x = F.pad(x.unflatten(1, shape), (0, 0, 0, -w % side, 0, -h % side))  # [B, h', w', E]
+        x = x.unflatten(1, shape)
+        if h % side or w % side:
+            x = F.pad(x, (0, 0, 0, -w % side, 0, -h % side))  # [B, h', w', E]
         rows, columns = x.shape[1] // side, x.shape[2] // side
         x = x.view(batch, rows, side, columns, side, -1).transpose(2, 3)  # [B, rows, columns, side, side, E]
         x = self._attend(x.reshape(batch, rows * columns, side * side, -1))
