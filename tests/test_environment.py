@@ -108,3 +108,11 @@ def test_doctor_reports_an_outdated_package(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(doctor, "version", lambda name: "0.0.1" if name == "zarr" else "999.0")
     problems = {f.subject: f.text for f in doctor._packages() if f.level == "problem"}
     assert problems["zarr"] == "0.0.1 is installed, and wxlab needs >=3.0"
+
+
+def test_doctor_says_what_an_extra_that_is_not_installed_would_bring(monkeypatch: pytest.MonkeyPatch) -> None:
+    from wxlab import doctor
+
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None if name == "pysteps" else object())
+    notes = {f.subject: f.text for f in doctor._packages() if f.level == "note"}
+    assert notes == {"pysteps": "not installed, so no radar extrapolation; run: pip install 'wxlab[nowcast]'"}
