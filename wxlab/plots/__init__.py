@@ -17,6 +17,7 @@ from wxlab.plots.nowcast import (
     plot_spectra,
     plot_thresholds,
 )
+from wxlab.plots.nowcast_explorer import explore_nowcast
 from wxlab.plots.overview import plot_availability, plot_climatology, plot_histograms, plot_normalised
 from wxlab.plots.series import plot_scores, plot_series
 from wxlab.plots.style import use_style
@@ -27,6 +28,7 @@ __all__ = [
     "LiveLoss",
     "animate",
     "explore",
+    "explore_nowcast",
     "holo_comparison",
     "plot_attention",
     "plot_availability",

@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator, MultipleLocator, NullFormatter
 from wxlab.errors import WxlabError, unknown
 from wxlab.plots.fields import LEAD, Field, Lead, Moment, lead_axis, lead_position, lead_text, pick_variable, select_field, select_pair
 from wxlab.plots.geometry import field_cells
-from wxlab.plots.maps import draw_cells, map_axes, panel_size, projection_for
+from wxlab.plots.maps import Scale, draw_cells, map_axes, panel_size, projection_for
 from wxlab.plots.series import line_styles, metric_title
 from wxlab.plots.style import COLOURS, MISSING_COLOUR, TRUTH_COLOUR, channel_label, colour_scale, look, new_figure, styled
 
@@ -256,8 +256,7 @@ def plot_exceedance(
     width, height = panel_size(cells[0], crs, min(2.8, 11.0 / len(chosen)))
     figure = new_figure(width * len(chosen) + 1.1, height + 0.7)
     places = figure.add_gridspec(1, len(chosen))
-    colours = mpl.colormaps["YlGnBu"].with_extremes(under="#ffffff", bad=MISSING_COLOUR)
-    scale = (colours, BoundaryNorm([0.001, *np.arange(0.1, 1.01, 0.1)], colours.N), "neither")
+    scale = probability_scale()
     axes = []
     for column, (frame, lead) in enumerate(zip(cells, chosen, strict=True)):
         axes.append(map_axes(figure, places[column], frame, crs))
@@ -265,14 +264,20 @@ def plot_exceedance(
         axes[-1].set(xlabel="", ylabel="", title="+ " + lead_text(array[LEAD].values[lead_position(array, lead)]))
         axes[-1].tick_params(length=0, labelbottom=False, labelleft=False)
         if truth is not None:
-            _outline(axes[-1], at, truth, variable, lead, time, threshold)
+            outline_events(axes[-1], at, truth, variable, lead, time, threshold)
     words = _event_words(variable, threshold, array["threshold"].attrs.get("units"))
     label = f"Probability of {look(variable).short or variable} {words}"
     figure.colorbar(mesh, ax=axes, label=label, ticks=np.arange(0, 1.01, 0.2), shrink=0.9, aspect=25)
     return figure
 
 
-def _outline(axes: Axes, at: xr.Dataset, truth: xr.Dataset, variable: str, lead: Lead, time: Moment | None, threshold: float) -> None:
+def probability_scale() -> Scale:
+    """Colour map, norm and ``extend`` for probabilities: white at zero, then tenths."""
+    colours = mpl.colormaps["YlGnBu"].with_extremes(under="#ffffff", bad=MISSING_COLOUR)
+    return colours, BoundaryNorm([0.001, *np.arange(0.1, 1.01, 0.1)], colours.N), "neither"
+
+
+def outline_events(axes: Axes, at: xr.Dataset, truth: xr.Dataset, variable: str, lead: Lead, time: Moment | None, threshold: float) -> None:
     """Where the truth reaches the threshold."""
     true, _ = select_pair(at, truth, variable, lead, time=time)
     frame = field_cells(true.values)

@@ -16,14 +16,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from wxlab.plots.explorer import View
+    from wxlab.plots.nowcast_explorer import NowcastView
 
-_WORDS = {"level": "Level", "time": "Time", "lead": "Lead time", "number": "Member"}
+_WORDS = {"threshold": "Threshold", "level": "Level", "time": "Time", "lead": "Lead time", "number": "Member"}
 
 
 class Explorer(widgets.VBox):
     """Controls for a View. Where no widget can be shown (a saved or exported notebook) the last picture stands in for it."""
 
-    def __init__(self, view: View, choice: dict[str, Any]) -> None:
+    def __init__(self, view: View | NowcastView, choice: dict[str, Any]) -> None:
         self.view = view
         self.values = view.entries(choice["variable"])
         names = [(channel_label(name, with_units=False), name) for name in view.variables]
@@ -86,7 +87,7 @@ def _text(name: str, value: Any) -> str:
         return time_text(value)
     if name == "lead":
         return lead_text(value)
-    return f"{value:g} hPa" if name == "level" else str(value)
+    return f"{value:g} hPa" if name == "level" else f"{value:g}" if name == "threshold" else str(value)
 
 
 def _png(figure: Figure) -> bytes:
