@@ -31,6 +31,8 @@ _REGISTRY = {
     "simvp": "wxlab.models.baselines.simvp:SIMVP",
     "tau": "wxlab.models.baselines.simvp:TAU",
     "convlstm": "wxlab.models.baselines.convlstm:ENTRY",
+    "vit": "wxlab.models.baselines.vit:ENTRY",
+    "topk_moe": "wxlab.models.baselines.topk_moe:ENTRY",
     "ladder_joint": "wxlab.models.baselines.ladder:JOINT",
     "ladder_separate": "wxlab.models.baselines.ladder:SEPARATE",
     "ladder_attention": "wxlab.models.baselines.ladder:ATTENTION",

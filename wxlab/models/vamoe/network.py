@@ -5,9 +5,9 @@ The ``vit`` network with ``channelmoe`` layers of the authors' code, which is th
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from wxlab.channels import split_channel
 from wxlab.errors import WxlabError, unknown
 from wxlab.models.base import Spec
 from wxlab.models.vamoe.experts import VariableExperts
-from wxlab.models.vamoe.trunk import Block, Trunk, is_global
+from wxlab.models.vamoe.trunk import Trunk, make_blocks, require_trunk
 
 SURFACE = "surface"
 FREEZE = ("coded", "strict", "none")
@@ -88,13 +88,8 @@ class VAMoE(Trunk):
             index[row, positions] = 1
         self.register_buffer("index", index, persistent=False)
         self.posembedder = IndexEncoder(channels, embed_dim)
-        self.blocks = nn.ModuleList(
-            Block(
-                embed_dim, heads, None if is_global(b, interval) else window,
-                VariableExperts(embed_dim, len(index), int(embed_dim / topk), expert_gain),
-            )
-            for b in range(depth)
-        )  # fmt: skip
+        layer = partial(VariableExperts, embed_dim, len(index), int(embed_dim / topk), expert_gain)
+        self.blocks = make_blocks(embed_dim, depth, heads, window, interval, layer)
         self.finish()
         self._emphases: tuple[list[tuple[int, int]], list[Tensor], list[Tensor]] | None = None
         self.register_buffer("held", None, persistent=False)
@@ -163,7 +158,7 @@ class VAMoE(Trunk):
 def build(spec: Spec, **config: Any) -> VAMoE:
     """A VA-MoE of a Spec, every size checked. Forcing and static fields are not read, so the model's Spec names none."""
     settings: dict[str, Any] = {**DEFAULTS, **config}
-    require_trunk(spec, settings)
+    spec = require_trunk(spec, settings)
     if settings["topk"] < 1 or settings["embed_dim"] / settings["topk"] < 1:
         width = settings["embed_dim"]
         raise WxlabError(f"topk={settings['topk']!r} must be between 1 and {width}: each expert sees int({width} / topk) channels")
@@ -171,24 +166,7 @@ def build(spec: Spec, **config: Any) -> VAMoE:
         raise WxlabError(f"expert_gain={settings['expert_gain']!r} must be positive; 1 is the authors'")
     if settings["extension"] is not None:
         _require_extension(spec, settings["extension"])
-    return VAMoE(with_patches(spec, settings["patch"]), **settings)
-
-
-def require_trunk(spec: Spec, settings: Mapping[str, Any]) -> None:
-    """Raise WxlabError unless the frames of ``spec`` and the sizes that every trunk has are usable."""
-    if spec.history != 1:
-        raise WxlabError(f"history={spec.history}, and this network reads one state; set history=1")
-    for name in ("embed_dim", "depth", "heads", "patch", "window", "interval"):
-        value = settings[name]
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise WxlabError(f"{name}={value!r} must be a positive whole number")
-    if settings["embed_dim"] % settings["heads"]:
-        raise WxlabError(f"embed_dim={settings['embed_dim']} must divide by heads={settings['heads']}")
-
-
-def with_patches(spec: Spec, patch: int) -> Spec:
-    """The Spec of a trunk: its grid must divide into patches, and it reads neither forcing nor static fields."""
-    return dataclasses.replace(spec, multiples=(patch, patch), forcing=(), static=())
+    return VAMoE(spec, **settings)
 
 
 def _require_extension(spec: Spec, extension: Mapping[str, Any]) -> None:

@@ -6,7 +6,9 @@ Submodules bear the names of the authors' checkpoints.
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -168,6 +170,23 @@ class Trunk(Model):
         return self.repeat_members(torch.stack(frames, 1), members)
 
 
-def is_global(block: int, interval: int) -> bool:
-    """Whether block number ``block`` (from 0) attends to all tokens: the last of every ``interval``."""
-    return (block + 1) % interval == 0
+def make_blocks(width: int, depth: int, heads: int, window: int, interval: int, layer: Callable[[], nn.Module]) -> nn.ModuleList:
+    """``depth`` blocks with a ``layer`` of their own each; the last of every ``interval`` attends to all tokens."""
+    return nn.ModuleList(Block(width, heads, None if (b + 1) % interval == 0 else window, layer()) for b in range(depth))
+
+
+def require_trunk(spec: Spec, settings: Mapping[str, Any], sizes: Sequence[str] = ()) -> Spec:
+    """The Spec of a trunk: its grid must divide into patches, and it reads neither forcing nor static fields.
+
+    Raises WxlabError unless the frames and the sizes (those that every trunk has, and ``sizes``) are usable.
+    """
+    if spec.history != 1:
+        raise WxlabError(f"history={spec.history}, and this network reads one state; set history=1")
+    for name in ("embed_dim", "depth", "heads", "patch", "window", "interval", *sizes):
+        value = settings[name]
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise WxlabError(f"{name}={value!r} must be a positive whole number")
+    if settings["embed_dim"] % settings["heads"]:
+        raise WxlabError(f"embed_dim={settings['embed_dim']} must divide by heads={settings['heads']}")
+    patch = settings["patch"]
+    return dataclasses.replace(spec, multiples=(patch, patch), forcing=(), static=())

@@ -1,0 +1,165 @@
+"""VA-MoE at preset ``small`` against a literal transcription of its order of computation, on one CPU thread; and its largest memory.
+
+    python benchmarks/vamoe.py [--repeats 9] [--batch 1] [--no-memory]
+
+The literal version runs the same weights as written down: full attention matrices, a loop over experts with a gate, an argsort, a gather
+and three products for each, the index encoded at every call, plain AdamW. Both run in turn in one process; what is printed are medians of
+CPU seconds, the difference of the outputs, and the ratio. The memory is that of a process of its own: one forecast at 128x256 with width
+768 (375,675,788 parameters), its peak resident set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wxlab import create_model
+from wxlab.models.base import Batch
+from wxlab.models.vamoe import LearnedVariances, VAMoE
+
+
+def literal_attention(attention: Any, x: Tensor) -> Tensor:
+    """x [B, n, E]."""
+    batch, n, width = x.shape
+    heads = attention.heads
+    qkv = attention.qkv(x).reshape(batch, n, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
+    q, k, v = qkv[0], qkv[1], qkv[2]
+    weights = ((q * (width // heads) ** -0.5) @ k.transpose(-2, -1)).softmax(dim=-1)
+    return attention.proj((weights @ v).transpose(1, 2).reshape(batch, n, width))
+
+
+def literal_windows(attention: Any, x: Tensor, shape: tuple[int, int]) -> Tensor:
+    batch, _, width = x.shape
+    (h, w), side = shape, attention.window
+    x = F.pad(x.view(batch, h, w, width), (0, 0, 0, -w % side, 0, -h % side))
+    rows, columns = x.shape[1] // side, x.shape[2] // side
+    x = x.view(batch, rows, side, columns, side, width).permute(0, 1, 3, 2, 4, 5).reshape(-1, side * side, width)
+    x = literal_attention(attention, x)
+    x = x.view(batch, rows, columns, side, side, width).permute(0, 1, 3, 2, 4, 5).reshape(batch, rows * side, columns * side, width)
+    return x[:, :h, :w].reshape(batch, h * w, width)
+
+
+def literal_swiglu(expert: Any, u: Tensor) -> Tensor:
+    return expert.down_proj(F.silu(expert.gate_proj(u)) * expert.up_proj(u))
+
+
+def literal_experts(moe: Any, x: Tensor, z: Tensor) -> Tensor:
+    emphasis = moe.PosEmbedder(z).softmax(dim=-1)
+    y = literal_swiglu(moe.shared_experts, x)
+    for i, expert in enumerate(moe.experts):
+        g = moe.GateEmbedder(x * emphasis[i])
+        order = torch.argsort(g, dim=-1, descending=True)[..., : moe.chosen]
+        weights = torch.gather(g, -1, order).softmax(dim=-1)
+        y = y + literal_swiglu(expert, torch.gather(x, -1, order) * weights * moe.gain)
+    return moe.mlp(moe.norm(y))
+
+
+def literal(model: VAMoE, x: Tensor) -> tuple[Tensor, Tensor]:
+    first = t = model.patch_embed.proj(x).flatten(2).transpose(1, 2) + model.pos_embed
+    z = model.posembedder(model.index)
+    for block in model.blocks:
+        normed = block.norm1(t)
+        t = t + (literal_windows(block.attn, normed, model.shape) if block.attn.window else literal_attention(block.attn, normed))
+        t = t + literal_experts(block.moe, block.norm2(t), z)
+    return model.fields(t), model.fields(first)
+
+
+def cpu_seconds(run: Callable[[], object]) -> float:
+    start = time.process_time()
+    run()
+    return time.process_time() - start
+
+
+def alternate(ours: Callable[[], object], theirs: Callable[[], object], repeats: int) -> tuple[float, float]:
+    """Median CPU seconds of both, run in turn after two warm-ups."""
+    for _ in range(2):
+        ours(), theirs()
+    pairs = [(cpu_seconds(ours), cpu_seconds(theirs)) for _ in range(repeats)]
+    return statistics.median(pair[0] for pair in pairs), statistics.median(pair[1] for pair in pairs)
+
+
+def report(name: str, ours: float, theirs: float) -> None:
+    print(f"{name}: {ours:.3f} CPU s, literal {theirs:.3f} CPU s, {theirs / ours:.2f}x")
+
+
+def measure_forward(model: VAMoE, x: Tensor, repeats: int) -> None:
+    model.eval()
+    with torch.inference_mode():
+        error = (model(x)[0] - literal(model, x)[0]).abs().max().item()
+        times = alternate(lambda: model(x), lambda: literal(model, x), repeats)
+    print(f"forward: largest difference of outputs {error:.1e}")
+    report("forward", *times)
+
+
+def measure_training(model: VAMoE, x: Tensor, y: Tensor, repeats: int) -> None:
+    twin = copy.deepcopy(model.train())
+    recipe = LearnedVariances(model)
+    batch = Batch(x.unsqueeze(1), y.unsqueeze(1), torch.zeros(len(x), 2, dtype=torch.long))
+    optimiser = recipe.optimiser(model)
+    plain = torch.optim.AdamW(twin.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+    losses: tuple[list[float], list[float]] = ([], [])
+
+    def step(optimiser: torch.optim.Optimizer, loss: Callable[[], Tensor], kept: list[float]) -> None:
+        value = loss()
+        optimiser.zero_grad()
+        value.backward()
+        optimiser.step()
+        kept.append(value.item())
+
+    def theirs() -> Tensor:
+        out, recons = literal(twin, x)
+        return 0.9 * twin.loss_gen(out, y) + 0.1 * twin.loss_recons(recons, x)
+
+    times = alternate(
+        lambda: step(optimiser, lambda: recipe.loss(model, batch, None)[0], losses[0]), lambda: step(plain, theirs, losses[1]), repeats
+    )
+    furthest = max(abs(a - b) / abs(b) for a, b in zip(*losses, strict=True))
+    print(f"training: losses of {len(losses[0])} steps, furthest apart {furthest:.1e} (relative)")
+    report("training step", *times)
+
+
+def forecast_once() -> None:
+    """One forecast at full size; prints the peak resident set of this process."""
+    model = create_model("vamoe", "official").eval()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    start = time.process_time()
+    with torch.inference_mode():
+        model(torch.randn(1, len(model.spec.channels), *model.spec.grid.shape))
+    seconds, peak = time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"forecast at 128x256, width 768: {seconds:.0f} CPU s, peak memory {peak:.2f} GiB (before the forecast {before:.2f} GiB)")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--no-memory", action="store_true", help="leave out the forecast at full size, which takes minutes")
+    parser.add_argument("--only-memory", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    if arguments.only_memory:
+        forecast_once()
+        return
+    model = create_model("vamoe", "small")
+    assert isinstance(model, VAMoE)
+    x, y = torch.randn(2, arguments.batch, len(model.spec.channels), *model.spec.grid.shape)
+    measure_forward(model, x, arguments.repeats)
+    measure_training(model, x, y, arguments.repeats)
+    if not arguments.no_memory:
+        subprocess.run([sys.executable, __file__, "--only-memory"], check=True)
+
+
+if __name__ == "__main__":
+    main()
