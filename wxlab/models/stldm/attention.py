@@ -33,8 +33,9 @@ class Norm(nn.Module):
 
     def over_time(self, x: Tensor) -> Tensor:
         """x [B, T, ..., C] -> mean 0 and variance 1 over the times of each channel and point, times g."""
-        variance, mean = torch.var_mean(x, 1, correction=0, keepdim=True)
-        return (x - mean) * (torch.rsqrt(variance + _epsilon(x)) * self.g.flatten())
+        x = x - x.mean(1, keepdim=True)
+        variance = torch.linalg.vecdot(x, x, dim=1).unsqueeze(1) / x.shape[1]  # several times faster than torch.var over this axis
+        return x * (torch.rsqrt(variance + _epsilon(x)) * self.g.flatten())
 
 
 class _Projection(nn.Conv2d):

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from wxlab.models.stldm.attention import PatchAttention, SpatialAttention, TemporalAttention
 from wxlab.nn.spatial import channels_last
 
+SMALL = 16  # points of a grid
+
 Modulation = Mapping[nn.Module, Tensor]  # a block -> its scales and shifts [1 or n, 2 C]
 Pyramid = Sequence[tuple[Tensor, Tensor]]  # of each level: what the condition adds after two convolutions [at most n, C, h, w]
 
@@ -160,12 +162,17 @@ class Up(nn.Module):
         self.block2 = ResidualBlock(width + width_out, width_out, groups, time)
 
     def forward(self, x: Tensor, modulation: Modulation, first: Tensor, second: Tensor) -> Tensor:
-        x = self.up(x)
+        x = _ordered(self.up(x))
         if self.temporal is None:
             x = self.block1(torch.cat([self.spatial(x), second], dim=1), modulation[self.block1])
             return self.block2(torch.cat([x, second], dim=1), modulation[self.block2])
         x = self.block1(torch.cat([self.temporal(x), second], dim=1), modulation[self.block1])
         return self.block2(torch.cat([self.spatial(x), first], dim=1), modulation[self.block2])
+
+
+def _ordered(x: Tensor) -> Tensor:
+    """x in the memory order that is faster: channels last, but for the smallest grids on a CPU, where weights are what takes time."""
+    return x.contiguous() if x.device.type == "cpu" and x.shape[2] * x.shape[3] <= SMALL else channels_last(x)
 
 
 class Denoiser(nn.Module):
@@ -229,11 +236,11 @@ class Denoiser(nn.Module):
 
     def velocity(self, x: Tensor, modulation: Modulation, pyramid: Pyramid | None) -> Tensor:
         """x [B, T2, c, h, w] -> v. A pyramid of fewer samples than x has belongs to the first ones; the others have no condition."""
-        y, skips = channels_last(x.flatten(0, 1)), []
+        y, skips = x.flatten(0, 1), []
         for level, down in enumerate(self.downs):
-            y, first, second = down(y, modulation, pyramid[level] if pyramid is not None else None)
+            y, first, second = down(_ordered(y), modulation, pyramid[level] if pyramid is not None else None)
             skips.append((first, second))
-        y = self.mid(y, modulation)
+        y = self.mid(_ordered(y), modulation)
         for up in self.ups:
             y = up(y, modulation, *skips.pop())
         return y.unflatten(0, x.shape[:2])
