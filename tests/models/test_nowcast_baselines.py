@@ -317,6 +317,20 @@ def test_points_without_radar_bring_no_rain_and_stop_none(name: str) -> None:
 
 
 @pytest.mark.nowcast
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("absent", [0, 1, 2, 3])
+def test_a_missing_frame_is_no_obstacle(name: str, absent: int) -> None:
+    history, seen = moving(4), np.ones((4 + HORIZON, SIDE, SIDE), dtype=bool)
+    seen[absent] = False
+    forecast = run(model(name, UNITS), history, mask=seen)[0, 0]
+    assert np.isfinite(forecast).all() and (forecast.max() > 10) == (absent < 3)
+    if absent < 2 and name != "steps":
+        assert np.abs(centre(forecast[1]) - centre(moving(6)[-1])).max() < 0.3
+    if absent == 2:  # one frame alone does not move
+        np.testing.assert_allclose(forecast[-1], history[-1], atol=1e-3)
+
+
+@pytest.mark.nowcast
 def test_forecast_and_verification_leave_unknown_points_out() -> None:
     rain = showers(8)
     rain[:, :, 50:] = np.nan

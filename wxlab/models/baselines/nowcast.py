@@ -125,13 +125,15 @@ def _pysteps() -> ModuleType:
 def motion_field(frames: np.ndarray) -> np.ndarray:
     """Motion from frame to frame by dense Lucas-Kanade optical flow.
 
-    frames: [T, H, W] on the additive scale, NaN where nothing is observed.
+    frames: [T, H, W] on the additive scale, NaN where nothing is observed; those up to a frame that is missing are not used.
     Returns [2, H, W], points per frame along x and y; zero where there is nothing to track.
     Reference: Lucas and Kanade 1981; pysteps, motion.lucaskanade.
     """
     from pysteps.motion.lucaskanade import dense_lucaskanade
 
-    return np.asarray(dense_lucaskanade(frames))
+    absent = np.flatnonzero(np.isnan(frames).all((1, 2)))
+    usable = frames[absent[-1] + 1 :] if len(absent) else frames
+    return np.asarray(dense_lucaskanade(usable)) if len(usable) > 1 else np.zeros((2, *frames.shape[1:]))
 
 
 def extrapolate(field: np.ndarray, motion: np.ndarray, steps: int) -> np.ndarray:
