@@ -526,9 +526,9 @@ def test_sampling_travels_in_the_checkpoint(tmp_path: Path) -> None:
 REGION = Grid(tuple(np.linspace(20, 60, 16)), tuple(np.linspace(100, 140, 32)))
 BELT = Grid(tuple(np.linspace(-30, 30, 16)), tuple(np.arange(32) * 11.25))
 FAULTS: dict[str, tuple[Any, str]] = {
-    "rows": (lambda: create_model("ladcast_autoencoder", "demo", grid=(36, 64)), "36 rows, and this model needs a multiple of 8"),
-    "columns": (lambda: create_model("ladcast_autoencoder", "demo", grid=(32, 72)), "72 columns, and this model needs a multiple of 16"),
-    "too few rows": (lambda: create_model("ladcast_autoencoder", "demo", grid=(8, 64)), "8 rows to a latent cell leave 1 latent rows"),
+    "rows": (lambda: create_model("ladcast_autoencoder", "demo", grid=(34, 64)), "34 rows, and this model needs a multiple of 4"),
+    "columns": (lambda: create_model("ladcast_autoencoder", "demo", grid=(32, 68)), "68 columns, and this model needs a multiple of 8"),
+    "too few rows": (lambda: create_model("ladcast_autoencoder", "demo", grid=(4, 64)), "4 rows to a latent cell leave 1 latent rows"),
     "a region": (lambda: create_model("ladcast_autoencoder", grid=REGION), "the longitudes of this grid do not"),
     "a belt": (lambda: create_model("ladcast_autoencoder", grid=BELT), "latitudes -30 to 30 do not reach both poles"),
     "several states": (lambda: create_model("ladcast_autoencoder", history=2), "reads and writes one state, but history=2"),

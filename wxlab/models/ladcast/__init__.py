@@ -49,7 +49,8 @@ AUTOENCODER = Entry(
             "blocks": ("res", "evit"), "scales": ((), (3,)), "head_dim": 8,
         },
         "demo": {
-            **_STATE, "channels": WEATHER, "grid": (32, 64), "latent": 64, "widths": (32, 64, 128, 128), "layers": (1, 1, 1, 1), **_LEVELS,
+            **_STATE, "channels": WEATHER, "grid": (32, 64), "latent": 16, "widths": (32, 64, 128), "layers": (1, 1, 1),
+            "blocks": ("res", "res", "evit"), "scales": ((), (), (5,)), "head_dim": 32,
         },
         "paper_84": {**_PAPER, "static": STATIC, "latent": 84, "widths": (252, 504, 504, 1008)},
         "paper_1024": {**_PAPER, "static": (*STATIC, SIXTH), "latent": 1024, "widths": (512, 1024, 1024, 2048)},
@@ -72,7 +73,10 @@ TRANSFORMER = Entry(
             **_FRAMES, "channels": latent_names(4), "grid": (4, 8), "horizon": 2, "heads": 2, "head_dim": 16, "dual": 1, "single": 1,
             "refiner": 1, "mlp_ratio": 2, "sampling_steps": 4,
         },
-        "demo": {**_FRAMES, "channels": latent_names(64), "grid": (4, 8), "heads": 6, "head_dim": 32, "dual": 1, "single": 3, "refiner": 1},
+        "demo": {
+            **_FRAMES, "channels": latent_names(16), "grid": (8, 16), "heads": 6, "head_dim": 32, "dual": 1, "single": 3, "refiner": 1,
+            "patch": 2,
+        },
         "375M": {**_LATENTS, "heads": 12, "dual": 2, "single": 4, "refiner": 1},
         "1.6B": {**_LATENTS, "heads": 16, "dual": 5, "single": 10, "refiner": 3},
     },
