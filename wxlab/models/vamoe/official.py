@@ -19,24 +19,12 @@ from wxlab.grids import Grid
 from wxlab.models.base import Spec
 from wxlab.models.vamoe.network import VAMoE, build, variable_groups
 from wxlab.models.weights import load_exactly, read_checkpoint
+from wxlab.readers import npy_tree
 
 HOUR = 3600
-UPPER_AIR = {  # the authors' names in their order; w and r are in their data, not in their model
-    "z": "geopotential",
-    "q": "specific_humidity",
-    "u": "u_component_of_wind",
-    "v": "v_component_of_wind",
-    "t": "temperature",
-    "w": "vertical_velocity",
-    "r": "relative_humidity",
-}
-SURFACE = {
-    "t2m": "2m_temperature",
-    "u10": "10m_u_component_of_wind",
-    "v10": "10m_v_component_of_wind",
-    "msl": "mean_sea_level_pressure",
-    "sp": "surface_pressure",
-}
+# the authors' names in their order; w and r are in their data, not in their model
+UPPER_AIR = {short: variable for variable, short in npy_tree.UPPER_AIR.items()}
+SURFACE = {short: variable for variable, short in npy_tree.SURFACE.items()}
 LEVELS = (1000, 925, 850, 700, 600, 500, 400, 300, 250, 200, 150, 100, 50)
 # the authors' names of settings, with the shorter ones of their summaries: name here -> names there
 SETTINGS = {
