@@ -90,7 +90,7 @@ def verify(
     powers = [METRICS[name].power for name in metrics]
     times = ((LEAD, "group"), counts) if leads == "each" else (("group",), counts[0])
     scores = scores.assign_coords({"unit_power": ("metric", powers), **where, "group": labels, "initial_times": times})
-    return scores.isel(group=0, drop=True) if by is None else scores
+    return scores.isel(group=0).drop_vars("group") if by is None else scores
 
 
 def _array(score: Score, metrics: Sequence[str], settings: Settings, codes: np.ndarray, groups: int, leads: str) -> xr.DataArray:
