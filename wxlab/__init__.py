@@ -28,7 +28,8 @@ _PUBLIC = {
     "explore": "wxlab.plots",
 }
 _MODULES = (
-    "attention", "catalog", "encoding", "grids", "models", "notebook", "npy_tree", "plots", "rollout", "simulate", "spectra", "store", "verification", "windows",
+    "attention", "catalog", "encoding", "grids", "models", "notebook", "npy_tree",
+    "plots", "rollout", "simulate", "spectra", "store", "verification", "windows",
 )  # fmt: skip
 
 __all__ = ["__version__", *_PUBLIC, *_MODULES]
