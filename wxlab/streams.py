@@ -25,6 +25,7 @@ class Streams:
         numbers = list(range(members)) if isinstance(members, int) else [int(number) for number in members]
         self._generators = [[_generator(int(seed), int(start), number, call) for number in numbers] for start in starts]
         self._numbers = [numbers for _ in starts]
+        self.call = call
 
     def folded(self) -> Streams:
         """The same streams for a batch in which each (initial time, member) is an element of its own: [B M, 1, ...]."""

@@ -18,7 +18,7 @@ class Noise:
     """A stand-in for the roll-out's streams: one generator for each (batch element, member)."""
 
     def __init__(self, batch: int, members: int, seed: int = 0, first: int = 0) -> None:
-        self.shape = (batch, members)
+        self.shape, self.call = (batch, members), 0
         self.generators = [torch.Generator().manual_seed(1000 * seed + first + i) for i in range(batch * members)]
 
     def randn(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32, device: Any = "cpu") -> Tensor:
