@@ -292,7 +292,9 @@ def test_saved_for_the_authors_scripts_in_their_order_of_channels(tmp_path: Path
     content = torch.load(tmp_path / "best_ckpt.tar", weights_only=True)
     assert content["epoch"] == 2 and all(name.startswith("module.") for name in content["model_state"])
     theirs = ["z850", "z500", "t500", "t850", "t2m"]
-    again = load_official("vamoe", tmp_path / "best_ckpt.tar", config={"h_size": 16, "w_size": 32, "num_blocks": 4, "channel_order": theirs})
+    again = load_official(
+        "vamoe", tmp_path / "best_ckpt.tar", config={"h_size": 16, "w_size": 32, "num_blocks": 4, "channel_order": theirs}
+    )
     x = torch.randn(2, 5, 16, 32)
     order = [mixed.index(name) for name in again.spec.channels]
     with torch.no_grad():
