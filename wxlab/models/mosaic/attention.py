@@ -25,7 +25,7 @@ from wxlab.errors import WxlabError, unknown
 
 ScoreHeads = Literal["official", "natural"]
 Engine = Literal["gather", "flex", "triton", "bfloat16"]
-GATHER_BYTES = {"cpu": 32 << 20, "cuda": 512 << 20}  # of keys and values that are gathered at a time
+GATHER_BYTES = {"cpu": 4 << 20, "cuda": 512 << 20}  # of keys and values that are gathered at a time; the caches hold the former
 
 _forced: ContextVar[Engine | None] = ContextVar("engine of the selection branch", default=None)
 
@@ -157,6 +157,22 @@ def _parts(chosen: Tensor, block: int, like: Tensor) -> Iterator[tuple[slice, Te
         yield part, index[part]
 
 
+class _Near:
+    """Keys and values of blocks [parts, n] side by side: [parts, n block, d] each, in the same memory every time."""
+
+    def __init__(self, *sources: Tensor) -> None:
+        self.sources, self.rooms = sources, [x.new_empty(0) for x in sources]
+
+    def __call__(self, index: Tensor) -> list[Tensor]:
+        flat, near = index.flatten(), []
+        for i, source in enumerate(self.sources):
+            if len(self.rooms[i]) < len(flat):
+                self.rooms[i] = source.new_empty(len(flat), *source.shape[1:])
+            room = torch.index_select(source, 0, flat, out=self.rooms[i][: len(flat)])
+            near.append(room.view(len(index), -1, source.shape[-1]))
+        return near
+
+
 def _sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """SDPA of [rows, queries, d] with a head axis of 1, without which the fused kernels are not taken."""
     return F.scaled_dot_product_attention(q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1)).squeeze(1)
@@ -170,10 +186,10 @@ class _Gathered(torch.autograd.Function):
         ctx.save_for_backward(q, k, v, chosen)
         ctx.block = block
         kinds = k.shape[1]
-        rows, keys, values = _query_blocks(q, kinds, block), _blocks(k, block), _blocks(v, block)
+        rows, near = _query_blocks(q, kinds, block), _Near(_blocks(k, block), _blocks(v, block))
         out = torch.empty_like(rows)
         for part, index in _parts(chosen, block, q):
-            out[part] = _sdpa(rows[part], keys[index].flatten(1, 2), values[index].flatten(1, 2))
+            out[part] = _sdpa(rows[part], *near(index))
         return _tokens(out, q, kinds, block)
 
     @staticmethod
@@ -182,14 +198,15 @@ class _Gathered(torch.autograd.Function):
         block, kinds = ctx.block, k.shape[1]
         rows, keys, values = _query_blocks(q, kinds, block), _blocks(k, block), _blocks(v, block)
         above = _query_blocks(grads[0], kinds, block)
+        near = _Near(keys, values)
         d_rows, d_keys, d_values = torch.empty_like(rows), torch.zeros_like(keys), torch.zeros_like(values)
         for part, index in _parts(chosen, block, q):
-            inputs = [x.detach().requires_grad_() for x in (rows[part], keys[index].flatten(1, 2), values[index].flatten(1, 2))]
+            inputs = [x.detach().requires_grad_() for x in (rows[part], *near(index))]
             with torch.enable_grad():
                 out = _sdpa(*inputs)
-            d_rows[part], near_keys, near_values = torch.autograd.grad(out, inputs, above[part])
-            for total, near in ((d_keys, near_keys), (d_values, near_values)):
-                total.index_add_(0, index.flatten(), near.reshape(-1, *total.shape[1:]))
+            d_rows[part], *changes = torch.autograd.grad(out, inputs, above[part])
+            for total, change in zip((d_keys, d_values), changes, strict=True):
+                total.index_add_(0, index.flatten(), change.reshape(-1, *total.shape[1:]))
         return _tokens(d_rows, q, kinds, block), d_keys.view(k.shape), d_values.view(v.shape), None, None
 
 
