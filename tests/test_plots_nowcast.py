@@ -58,7 +58,7 @@ def panels(figure: Figure) -> list[Any]:
 def test_frames_in_rows() -> None:
     figure = drawn(plots.plot_frames({"model": MODEL, "persistence": STILL}, TRUTH, RAIN, leads=[1 / 12, "25min"], members=(0, 3), time=1))
     axes = panels(figure)
-    assert [place.get_ylabel() for place in axes[::2]] == ["Truth", "model \nmember 0", "model \nmember 3", "persistence"]
+    assert [place.get_ylabel() for place in axes[::2]] == ["Truth", "model\nmember 0", "model\nmember 3", "persistence"]
     assert [place.get_title(loc="left") for place in axes[:2]] == ["+ 5 min", "+ 25 min"]
     pictures = [place.collections[0].get_array() for place in axes]
     np.testing.assert_allclose(pictures[0].reshape(32, 32), TRUTH[RAIN].values[16], rtol=1e-6)

@@ -54,7 +54,7 @@ def plot_frames(
     for name, dataset in named.items():
         several = members if "number" in pick_variable(dataset, variable)[0].dims else ()
         for member in several or (number,):
-            label = " ".join(part for part in (name or "Forecast", f"\nmember {member}" if several else "") if part)
+            label = (name or "Forecast") + (f"\nmember {member}" if several else "")
             rows[label] = [select_field(dataset, variable, time=time, lead=lead, number=member) for lead in chosen]
     cells = {label: [field_cells(field.values) for field in fields] for label, fields in rows.items()}
     crs = projection_for(cells["Truth"][0])

@@ -13,11 +13,11 @@ from wxlab.plots.losses import in_notebook
 from wxlab.plots.maps import draw_cells, map_axes, panel_size, projection_for
 from wxlab.plots.nowcast import outline_events, probability_scale
 from wxlab.plots.style import colour_scale, new_figure, styled
-from wxlab.verification import exceedance, thresholds_of
-from wxlab.verification.thresholds import Thresholds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from wxlab.verification.thresholds import Thresholds
 
 PANEL = 3.4  # inches
 
@@ -46,6 +46,8 @@ class NowcastView:
         if "number" not in self.array.dims or LEAD not in self.array.dims:
             raise WxlabError(f"{variable!r} is no forecast with members; give what wxlab.forecast(..., members=) returned")
         self.ensemble, self.truth, self.variables = ensemble[[variable]], truth, [variable]
+        from wxlab.verification import thresholds_of  # it brings torch, which most figures do without
+
         self.thresholds = thresholds_of(variable, thresholds)
 
     def entries(self, variable: str) -> dict[str, list[Any]]:
@@ -65,6 +67,8 @@ class NowcastView:
         """Truth, member and probability side by side; the outline is where the truth reaches the threshold."""
         here = self.ensemble.sel(time=[time])
         true, member = select_pair(here, self.truth, variable, lead, time=time, number=number)
+        from wxlab.verification import exceedance
+
         likely = exceedance(here, [threshold]).isel(threshold=0)
         share = select_field(likely, variable, time=time, lead=lead)
         fields = {"Truth": true, f"Member {number}" if number != "mean" else "Ensemble mean": member, "Probability": share}
