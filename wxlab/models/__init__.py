@@ -38,6 +38,7 @@ _REGISTRY = {
     "ladder_attention": "wxlab.models.baselines.ladder:ATTENTION",
     "ladcast_autoencoder": "wxlab.models.ladcast:AUTOENCODER",
     "ladcast": "wxlab.models.ladcast:TRANSFORMER",
+    "mosaic": "wxlab.models.mosaic:ENTRY",
 }
 
 
@@ -58,6 +59,7 @@ class Entry:
     official: Callable[..., Model] | None = None
     citation: str = ""
     licence: str = "Apache-2.0"
+    official_licence: str = ""  # of the published weights, where it is another
     options: frozenset[str] = field(default_factory=frozenset)  # names of the network's own settings
 
 
@@ -114,5 +116,5 @@ def load_official(
         with_weights = [n for n in _REGISTRY if get_entry(n).official is not None]
         raise WxlabError(f"{name!r} has no published weights; models that have: {', '.join(with_weights)}")
     model = entry.official(path_or_state_dict, dict(config or {}))
-    model.name, model.licence = name, entry.licence
+    model.name, model.licence = name, entry.official_licence or entry.licence
     return model

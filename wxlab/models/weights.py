@@ -40,9 +40,10 @@ def read_checkpoint(source: str | os.PathLike[str] | Mapping[str, Any]) -> tuple
     content: Any = source if isinstance(source, Mapping) else _read(Path(source))
     where = "the given dict" if isinstance(source, Mapping) else str(source)
     settings: Mapping[str, Any] = {}
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        settings, content = content.get("hyper_parameters") or {}, content["state_dict"]
-    elif isinstance(content, Mapping) and isinstance(content.get("model_state"), Mapping):
+    for name in ("state_dict", "model_state_dict"):
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            settings, content = content.get("hyper_parameters") or {}, content[name]
+    if isinstance(content, Mapping) and isinstance(content.get("model_state"), Mapping):
         content = content["model_state"]
     if not isinstance(content, Mapping) or not content or not all(isinstance(value, Tensor) for value in content.values()):
         raise WxlabError(f"{where} holds no weights: neither tensors by name nor such under 'state_dict'; give the file of a training run")

@@ -27,8 +27,8 @@ TILE = 64  # queries or keys of a program at most
 
 
 def _forward(  # type: ignore[no-untyped-def]
-    q_ptr, k_ptr, v_ptr, chosen_ptr, out_ptr, lse_ptr, tokens, scale, GROUP, HEADS, COUNT, BLOCK: "tl.constexpr", TILE: "tl.constexpr",
-    WIDTH: "tl.constexpr",
+    q_ptr, k_ptr, v_ptr, chosen_ptr, out_ptr, lse_ptr, tokens, scale, GROUP, HEADS, COUNT, BLOCK: tl.constexpr, TILE: tl.constexpr,
+    WIDTH: tl.constexpr,
 ):  # fmt: skip
     """out [B, H, N, d] and the base-2 log-sum-exp [B, H, N] of one tile of queries."""
     tile, row = tl.program_id(0), tl.program_id(1)  # row: batch and query head
@@ -60,8 +60,8 @@ def _forward(  # type: ignore[no-untyped-def]
 
 
 def _backward_queries(  # type: ignore[no-untyped-def]
-    q_ptr, k_ptr, v_ptr, above_ptr, lse_ptr, delta_ptr, chosen_ptr, dq_ptr, tokens, scale, GROUP, HEADS, COUNT, BLOCK: "tl.constexpr",
-    TILE: "tl.constexpr", WIDTH: "tl.constexpr",
+    q_ptr, k_ptr, v_ptr, above_ptr, lse_ptr, delta_ptr, chosen_ptr, dq_ptr, tokens, scale, GROUP, HEADS, COUNT, BLOCK: tl.constexpr,
+    TILE: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """dq of one tile of queries: ``ds = p (dp - δ)``, ``dq = ds k / √d``."""
     tile, row = tl.program_id(0), tl.program_id(1)
@@ -89,7 +89,7 @@ def _backward_queries(  # type: ignore[no-untyped-def]
 
 def _backward_keys(  # type: ignore[no-untyped-def]
     q_ptr, k_ptr, v_ptr, above_ptr, lse_ptr, delta_ptr, first_ptr, reader_ptr, dk_ptr, dv_ptr, tokens, scale, GROUP, HEADS,
-    BLOCK: "tl.constexpr", TILE: "tl.constexpr", WIDTH: "tl.constexpr",
+    BLOCK: tl.constexpr, TILE: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """dk and dv of one tile of keys, over the query blocks that chose its block (entries first[j] ... first[j + 1] of reader)."""
     tile, kind = tl.program_id(0), tl.program_id(1)  # kind: batch and key head
@@ -118,8 +118,9 @@ def _backward_keys(  # type: ignore[no-untyped-def]
     tl.store(dv_ptr + place, dv.to(v.dtype))
 
 
-if triton is not None:
-    _forward, _backward_queries, _backward_keys = (triton.jit(kernel) for kernel in (_forward, _backward_queries, _backward_keys))
+_COMPILED: dict[str, Any] = (
+    {kernel.__name__: triton.jit(kernel) for kernel in (_forward, _backward_queries, _backward_keys)} if triton is not None else {}
+)
 
 
 def readers(chosen: Tensor) -> tuple[Tensor, Tensor]:
@@ -149,7 +150,7 @@ class _Kernels(torch.autograd.Function):
         ctx.scale = LOG2E / math.sqrt(width)
         count = chosen.shape[-1]
         grid = (tokens // tile, batch * heads)
-        _forward[grid](q, k, v, choice, out, lse, tokens, ctx.scale, COUNT=count, **ctx.sizes)
+        _COMPILED["_forward"][grid](q, k, v, choice, out, lse, tokens, ctx.scale, COUNT=count, **ctx.sizes)
         ctx.save_for_backward(q, k, v, choice, chosen, out, lse)
         return out
 
@@ -163,9 +164,9 @@ class _Kernels(torch.autograd.Function):
         first, reader = readers(chosen)
         shared = (q, k, v, above, lse, delta)
         grid = (tokens // tile, batch * heads)
-        _backward_queries[grid](*shared, choice, dq, tokens, ctx.scale, COUNT=chosen.shape[-1], **ctx.sizes)
+        _COMPILED["_backward_queries"][grid](*shared, choice, dq, tokens, ctx.scale, COUNT=chosen.shape[-1], **ctx.sizes)
         grid = (tokens // tile, batch * k.shape[1])
-        _backward_keys[grid](*shared, first, reader, dk, dv, tokens, ctx.scale, **ctx.sizes)
+        _COMPILED["_backward_keys"][grid](*shared, first, reader, dk, dv, tokens, ctx.scale, **ctx.sizes)
         return dq, dk, dv, None, None
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from wxlab.healpix_mesh import centres, pixels, radians, unit_vectors
 from wxlab.models.mosaic import attention
+from wxlab.models.mosaic.attention import ScoreHeads
 from wxlab.nn.attention_tap import AttentionTap
 
 AttentionKind = Literal["block_sparse", "dense"]
@@ -48,7 +49,7 @@ class Style:
     """What all blocks of a network share: see ``Mosaic``."""
 
     attention: AttentionKind
-    selection_heads: attention.ScoreHeads
+    selection_heads: ScoreHeads
     order: Order
     noise_dim: int
     mlp_ratio: float

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from wxlab.errors import WxlabError, unknown
 from wxlab.grids import is_global
@@ -59,7 +59,7 @@ def build(spec: Spec, **config: Any) -> Mosaic:
         )
     _check_whole(settings)
     _check_levels(settings)
-    stochastic = "noise" if settings["noise_dim"] else "none"
+    stochastic: Literal["none", "noise"] = "noise" if settings["noise_dim"] else "none"
     return Mosaic(dataclasses.replace(spec, forcing=(), stochastic=stochastic), **settings)
 
 

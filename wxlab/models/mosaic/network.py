@@ -43,7 +43,7 @@ class NoiseGenerator(nn.Module):
 
 
 def token_order(grid: Grid) -> np.ndarray:
-    """The flat grid point [H W] of each token: along a meridian from south to north, meridians from 0° eastwards, whatever the grid's order."""
+    """The flat grid point [H W] of each token: along meridians from south to north, from 0° eastwards, whatever the grid's order."""
     rows, columns = np.argsort(grid.y), np.argsort(np.asarray(grid.x) % 360)
     return np.asarray((rows[None, :] * len(columns) + columns[:, None]).ravel())
 
@@ -67,6 +67,11 @@ class Mosaic(Model):
     is known by its idea alone).  sparse_every, affine: of the published configuration, 1 and False in every released model.
     kept_static: this many static fields are part of the model (``keep_static``), beside those that the batches bring.
     """
+
+    tokens: Tensor
+    points: Tensor
+    places: Tensor
+    kept: Tensor | None
 
     def __init__(
         self,

@@ -29,8 +29,9 @@ def channel_choices(model: Model, batch: Batch) -> xr.Dataset:
     width = model.config["embed_dim"]
 
     def look(module: Any, given: tuple[Tensor, Tensor]) -> None:
-        weights, channels = module.choose(*given)  # [n, B, N, k]
-        parts.append(_summary(weights, channels, width))
+        x, emphasis = given
+        weights, channels = zip(*(module.choose(x, row) for row in emphasis), strict=True)
+        parts.append(_summary(torch.stack(weights), torch.stack(channels), width))
 
     handles = [block.moe.register_forward_pre_hook(look) for block in model.blocks]
     training = model.training
@@ -61,6 +62,7 @@ def channel_choices(model: Model, batch: Batch) -> xr.Dataset:
 
 
 def _summary(weights: Tensor, channels: Tensor, width: int) -> dict[str, np.ndarray]:
+    """Of weights and channels [n, B, N, k]."""
     flat = channels.flatten(1, 2)  # [n, B N, k]
     picked = torch.zeros(*flat.shape[:2], width, device=flat.device).scatter_(-1, flat, 1.0)  # [n, B N, E]
     spread = torch.zeros_like(picked).scatter_(-1, flat, weights.flatten(1, 2).float())

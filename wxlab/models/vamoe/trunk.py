@@ -46,7 +46,7 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
         inside = ("head", "query", "key")
-        self.tap = AttentionTap(("window", *inside), "window") if window else AttentionTap(inside, "global")
+        self.tap = AttentionTap(("window", *inside), "local") if window else AttentionTap(inside, "global")
 
     def forward(self, x: Tensor, shape: tuple[int, int]) -> Tensor:
         """x [B, N, E], N = h w in rows -> [B, N, E]."""
