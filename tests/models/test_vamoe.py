@@ -262,6 +262,7 @@ def test_encoded_index_is_kept_until_weights_change() -> None:
 
     for change in (change_in_place, change_tensor, change_by_step):
         with torch.no_grad():
+            assert torch.equal(model(x)[0], before)
             change()
             fresh = model._encode_index()
             assert all(torch.equal(a, b) for a, b in zip(model.emphases(), fresh, strict=True))
@@ -275,6 +276,9 @@ def test_encoded_index_is_kept_until_weights_change() -> None:
 
 def test_choices_of_channels_are_counted() -> None:
     model = shaken(make()).train()
+    with torch.no_grad():
+        for block in model.blocks:
+            block.moe.PosEmbedder.weight.mul_(20)  # experts that look at different channels
     found = channel_choices(model, windows(model, 3))
     assert dict(found.sizes) == {"block": 3, "expert": 3, "feature": 32, "other": 3, "latitude": 8, "longitude": 16}
     assert found["expert"].values.tolist() == ["geopotential", "temperature", "surface"]

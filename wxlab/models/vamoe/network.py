@@ -131,9 +131,13 @@ class VAMoE(Trunk):
         return torch.where(rows, weight.detach(), weight)
 
     def emphases(self) -> list[Tensor]:
-        """P of every block, each [n, E]. They depend on the weights alone, so that without gradients they are kept until those change."""
+        """P of every block, each [n, E]. They depend on the weights alone, so that without gradients they are kept until those change.
+
+        Fused optimisers change weights without counting it, but only weights that have a gradient, and after a pass with gradients.
+        """
         parameters = [*self.posembedder.parameters(), *(p for block in self.blocks for p in block.moe.PosEmbedder.parameters())]
-        if torch.is_grad_enabled() or any(p.is_inference() for p in parameters):
+        if torch.is_grad_enabled() or any(p.is_inference() or p.grad is not None for p in parameters):
+            self._emphases = None
             return self._encode_index()
         version = [(p.data_ptr(), p._version) for p in parameters]
         if self._emphases is None or self._emphases[0] != version:
