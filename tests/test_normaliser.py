@@ -33,6 +33,8 @@ def test_rain_to_dbz_and_to_logarithms() -> None:
     out = dbz.normalise(rain, ["r"]).ravel()
     np.testing.assert_allclose(out, [0, *expected, 1], rtol=1e-12)
     np.testing.assert_allclose(dbz.denormalise(out.reshape(4, 1, 1, 1), ["r"]).ravel()[:3], [0, 1, 10], rtol=1e-10)
+    most = dbz.denormalise(np.array([1.0, 3.0]).reshape(2, 1, 1, 1), ["r"]).ravel()  # what a network overshoots is cut
+    np.testing.assert_allclose(most, (1e6 / 200) ** (1 / 1.6), rtol=1e-12)
     logarithm = Normaliser({"p": Transform("log", 2.0, 0.5, epsilon=1e-3)})
     assert logarithm.normalise(np.full((1, 1, 1), 0.002), ["p"]).item() == pytest.approx((np.log(3) - 2) / 0.5)
 

@@ -32,7 +32,7 @@ class Transform:
     minmax: offset the minimum, scale the range.
     log: f = ln(1 + x/epsilon), then zscore of that.   none: y = x.
     dbz: f = 10 log10(a x^b) of a rain rate x in mm/h (Marshall and Palmer 1948: a = 200, b = 1.6), offset and scale the range of
-    dBZ that becomes 0..1; y is cut to 0..1, and 0 goes back to no rain.
+    dBZ that becomes 0..1; y is cut to 0..1 both ways (a network may overshoot, and rain grows exponentially), 0 goes back to no rain.
     """
 
     kind: str = "zscore"
@@ -65,7 +65,8 @@ class Transform:
         if self.kind == "log":
             return (torch.expm1(f) * self.epsilon).clamp(min=0)
         if self.kind == "dbz":
-            return torch.where(f <= self.offset, torch.zeros_like(f), (10 ** (f / 10) / self.a) ** (1 / self.b))
+            rain = (10 ** (f.clamp(max=self.offset + self.scale) / 10) / self.a) ** (1 / self.b)
+            return torch.where(f <= self.offset, torch.zeros_like(f), rain)
         return f
 
 

@@ -27,7 +27,7 @@ from wxlab.forcings import seconds
 from wxlab.grids import grid_of
 from wxlab.models.base import Batch, Model
 from wxlab.preparation.blocks import read_values
-from wxlab.splits import parse_time, regular_step, time_text
+from wxlab.splits import parse_time, regular_step, span_text, time_text
 from wxlab.store import Normaliser, Store, open_store
 from wxlab.streams import Streams
 
@@ -144,10 +144,10 @@ def initial_times(model: Model, initial: States, *, steps: int = 1, last: int = 
 
 def _too_few(model: Model, times: np.ndarray, last: int) -> WxlabError:
     spec = model.spec
-    verified = f" and {last} every {spec.step / 3600:g} h after it" if last else ""
-    spacing = f" every {regular_step(times) / 3600:g} h" if len(times) > 1 else ""
+    verified = f" and {last} every {span_text(spec.step)} after it" if last else ""
+    spacing = f" every {span_text(regular_step(times))}" if len(times) > 1 else ""
     return WxlabError(
-        f"{_who(model)} needs {spec.history} state(s) every {spec.history_step / 3600:g} h up to the initial time{verified}, without "
+        f"{_who(model)} needs {spec.history} state(s) every {span_text(spec.history_step)} up to the initial time{verified}, without "
         f"a gap, and among the {len(times)} given{spacing} there is no such run; give more states, or states at that spacing"
     )
 
@@ -307,7 +307,7 @@ def past_offsets(model: Model, steps: int) -> np.ndarray:
     calls = -(-steps // spec.horizon)
     if calls > 1 and spec.history_step % spec.step:
         raise WxlabError(
-            f"{_who(model)} reads states every {spec.history_step / 3600:g} h and writes them every {spec.step / 3600:g} h, "
+            f"{_who(model)} reads states every {span_text(spec.history_step)} and writes them every {span_text(spec.step)}, "
             f"so it cannot read its own output; ask for at most {spec.horizon} steps"
         )
     bases = np.arange(calls)[:, None] * spec.horizon * spec.step

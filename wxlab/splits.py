@@ -31,6 +31,11 @@ def time_text(second: float) -> str:
     return str(np.datetime64(int(second), "s").astype("datetime64[m]"))
 
 
+def span_text(seconds: float) -> str:
+    """``6 h``, or ``5 min`` where hours would not be whole."""
+    return f"{seconds / 3600:g} h" if seconds % 3600 == 0 else f"{seconds / 60:g} min"
+
+
 def interval(value: object, name: str) -> tuple[int, int]:
     """[start, end] as seconds, both inclusive; None is an open end."""
     if isinstance(value, slice):

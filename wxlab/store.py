@@ -27,7 +27,7 @@ from wxlab.grids import Grid
 from wxlab.normaliser import Normaliser, Transform
 from wxlab.preparation import FORMAT, prepare
 from wxlab.preparation.accumulations import deaccumulate
-from wxlab.splits import mask_of, time_text
+from wxlab.splits import mask_of, span_text, time_text
 
 __all__ = [
     "Climatology",
@@ -89,7 +89,7 @@ class Store:
         rows, columns = self.grid.shape
         span = f"{time_text(self.times[0])} to {time_text(self.times[-1])}"
         return (
-            f"<Store {self.path.name}: {len(self)} times ({span}, step {self.step / 3600:g} h, {len(self.segments)} segments), "
+            f"<Store {self.path.name}: {len(self)} times ({span}, step {span_text(self.step)}, {len(self.segments)} segments), "
             f"{len(self.channels)} channels, {rows}x{columns}>"
         )
 
@@ -145,7 +145,7 @@ class Store:
         found = np.clip(np.searchsorted(self.times, wanted), 0, len(self) - 1)
         absent = wanted[self.times[found] != wanted]
         if len(absent):
-            span = f"{time_text(self.times[0])} to {time_text(self.times[-1])} every {self.step / 3600:g} h, with gaps between segments"
+            span = f"{time_text(self.times[0])} to {time_text(self.times[-1])} every {span_text(self.step)}, with gaps between segments"
             raise WxlabError(f"the store {self.path.name} has no state at {time_text(absent[0])}; it runs from {span}")
         return found
 

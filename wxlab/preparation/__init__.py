@@ -23,7 +23,7 @@ from wxlab.preparation.blocks import Blocks, check_scheduler, journal, read_jour
 from wxlab.preparation.plan import FORMAT, Plan, Settings, digest, make_plan
 from wxlab.preparation.sources import SourceLike, gather
 from wxlab.preparation.statistics import check_observed, groups, training_statistics
-from wxlab.splits import time_text
+from wxlab.splits import span_text, time_text
 
 CHUNK_BYTES = 64 << 20
 
@@ -258,7 +258,7 @@ def _report(plan: Plan, entries: list[dict[str, Any]]) -> dict[str, Any]:
     report: dict[str, Any] = {"segments": len(cuts) + 1, "gaps": gaps[:100], "share": {}, "never_observed": {}, "times_without": {}}
     odd = int((np.diff(blocks.times) != plan.step).sum())
     if odd:
-        hours = f"{odd} of {len(blocks.times) - 1} steps are not {plan.step / 3600:g} h"
+        hours = f"{odd} of {len(blocks.times) - 1} steps are not {span_text(plan.step)}"
         report["note"] = f"{hours}; windows are made only within the {len(cuts) + 1} runs between them"
     for i, name in enumerate(blocks.channels):
         if missing[:, i].any():

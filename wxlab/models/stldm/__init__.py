@@ -47,8 +47,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "grid": _pixels(64, 1),
         "history": 4,
         "horizon": 8,
-        "step": 5 * MINUTE,
-        "hid_S": 8,
+        "step": 3 * MINUTE,
+        "hid_S": 16,
         "hid_T": 64,
         "N_S": 4,
         "N_T": 3,
@@ -59,6 +59,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "dim_head": 16,
         "patch_size": 8,
         "sampling_steps": 10,
+        "guidance": 1.0,
     },
     "sevir": {
         "channels": ("vertically_integrated_liquid_8bit",),
