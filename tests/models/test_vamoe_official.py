@@ -20,7 +20,7 @@ from wxlab.errors import WxlabError
 from wxlab.grids import Grid
 from wxlab.models.base import Batch
 from wxlab.models.baselines.topk_moe import NoisyTopK
-from wxlab.models.vamoe import LearnedVariances, VAMoE, carry_over, extend, save_official
+from wxlab.models.vamoe import LearnedVariances, VAMoE, carry_over, extend, published_scores, save_official
 from wxlab.npy_tree import statistics
 
 golden = pytest.mark.golden
@@ -178,6 +178,13 @@ def test_three_steps_of_a_roll_out(case: Case) -> None:
 
 
 @golden
+def test_scores_as_the_authors_compute_them(case: Case) -> None:
+    rmse, acc = published_scores(case.tensors["out"], case.y)
+    torch.testing.assert_close(rmse, case.tensors["metric/rmse"], **STEP)
+    torch.testing.assert_close(acc, case.tensors["metric/acc"], **STEP)
+
+
+@golden
 @pytest.mark.parametrize("stage", ["ext1", "ext2"])
 def test_extensions_carry_weights_over_to_the_bit(golden_dir: Path, stage: str) -> None:
     case = Case(golden_dir, stage)
@@ -255,6 +262,19 @@ def test_noisy_top_k_layer(golden_dir: Path, mode: str) -> None:
     for name in ("w_gate", "w_noise"):
         if f"{mode}/grad/{name}" in tensors:
             torch.testing.assert_close(layer.get_parameter(name).grad, tensors[f"{mode}/grad/{name}"], rtol=1e-3, atol=1e-7)
+
+
+# ---- scores, without reference numbers --------------------------------------------------------------------------------------------
+
+
+def test_published_scores_by_hand() -> None:
+    truth = torch.ones(1, 1, 3, 2)
+    forecast = truth * torch.tensor([5.0, 2.0, 7.0]).view(3, 1)
+    rmse, acc = published_scores(forecast, truth)  # the poles have no weight
+    assert rmse.item() == pytest.approx(1.0, abs=1e-3) and acc.item() == pytest.approx(1.0, abs=1e-3)
+    assert published_scores(-truth, truth)[1].item() == pytest.approx(-1.0)
+    with pytest.raises(WxlabError, match=r"forecast \[1, 1, 3, 2\] and truth \[1, 1, 3, 4\] must have the same shape"):
+        published_scores(truth, torch.ones(1, 1, 3, 4))
 
 
 # ---- checkpoints, without reference numbers ---------------------------------------------------------------------------------------

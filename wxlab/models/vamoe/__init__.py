@@ -10,6 +10,7 @@ from wxlab.models.vamoe.extension import carry_over, describe, extend
 from wxlab.models.vamoe.network import DEFAULTS, VAMoE, build, variable_groups
 from wxlab.models.vamoe.official import load_official, save_official
 from wxlab.models.vamoe.recipe import LearnedVariances
+from wxlab.models.vamoe.scores import published_scores
 
 __all__ = [
     "ENTRY",
@@ -21,6 +22,7 @@ __all__ = [
     "describe",
     "extend",
     "load_official",
+    "published_scores",
     "save_official",
     "variable_groups",
 ]
