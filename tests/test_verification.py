@@ -105,6 +105,16 @@ def test_area_weights_by_hand() -> None:
     assert scores.sel(metric="mse").item() == pytest.approx((1 * 1 + 0.5 * 16) / 1.5)
 
 
+def test_cosine_weights_by_hand() -> None:
+    """Rows at 0 and 60 degrees weigh 1 and 1/2, and a row on a pole nothing."""
+    forecast, truth = (tiny(values, dims, y=[0.0, 60.0, 90.0]) for values, dims in (
+        ([[[[1, 1], [4, 4], [9, 9]]]], FORECAST_DIMS), (np.zeros((1, 3, 2)), STATE_DIMS),
+    ))  # fmt: skip
+    scores = verify(forecast, truth, metrics=("bias", "rmse"), weights="cosine")["x"].isel({LEAD: 0})
+    assert scores.sel(metric="bias").item() == pytest.approx((1 + 0.5 * 4) / 1.5)
+    assert scores.sel(metric="rmse").item() == pytest.approx(np.sqrt((1 + 0.5 * 16) / 1.5))
+
+
 def test_anomaly_correlation_by_hand() -> None:
     """The mean over initial times of the correlation of departures from the climatology, which are not centred."""
     truth = tiny([[[11, 12], [13, 10]]], STATE_DIMS)
@@ -121,11 +131,27 @@ def test_ensemble_scores_by_hand() -> None:
     """Members 0 and 2, truth 1.5 everywhere: mean 1; CRPS = (1.5 + 0.5)/2 - 2·2/(2·4); fair 2·2/(2·2·1) in its place; variance 2."""
     members = np.stack([np.zeros((1, 1, 2, 2)), np.full((1, 1, 2, 2), 2.0)])
     forecast, truth = tiny(members, ("number", *FORECAST_DIMS)), tiny(np.full((1, 2, 2), 1.5), STATE_DIMS)
-    metrics = ("crps", "crps_fair", "spread", "rmse", "mae")
+    metrics = ("crps", "crps_fair", "spread", "rmse", "mae", "spread_skill")
     scores = verify(forecast, truth, metrics=metrics)["x"].isel({LEAD: 0})
     assert dict(zip(metrics, scores.values.tolist(), strict=True)) == pytest.approx(
-        {"crps": 0.5, "crps_fair": 0.0, "spread": np.sqrt(2), "rmse": 0.5, "mae": 0.5}
+        {"crps": 0.5, "crps_fair": 0.0, "spread": np.sqrt(2), "rmse": 0.5, "mae": 0.5, "spread_skill": np.sqrt(1.5 * 2) / 0.5}
     )
+
+
+def test_the_spread_of_an_honest_ensemble_is_its_error() -> None:
+    """Truth and members drawn alike: with the factor (M + 1) / M the ratio is 1 for any number of members."""
+    random = np.random.default_rng(0)
+    for members in (2, 5):
+        coords: dict[str, Any] = {"latitude": [-45.0, 45.0], "longitude": [0.0, 180.0]}
+        coords["time"] = np.datetime64("2001-01-01", "ns") + hours(*np.arange(400) * 6)
+        truth = xr.Dataset({"x": (STATE_DIMS, random.normal(size=(400, 2, 2)))}, coords)
+        drawn = random.normal(size=(members, 400, 1, 2, 2))
+        forecast = xr.Dataset({"x": (("number", *FORECAST_DIMS), drawn)}, {**coords, LEAD: hours(0)})
+        scores = verify(forecast, truth, metrics=("spread_skill", "spread", "rmse"))["x"].isel({LEAD: 0})
+        ratio, spread, rmse = scores.values
+        assert ratio == pytest.approx(1, abs=0.04) and ratio == pytest.approx(np.sqrt((members + 1) / members) * spread / rmse)
+    exact = tiny(np.zeros((3, 1, 1, 2, 2)), ("number", *FORECAST_DIMS))
+    assert np.isnan(verify(exact, tiny(np.zeros((1, 2, 2)), STATE_DIMS), metrics="spread_skill")["x"]).all()
 
 
 def test_a_missing_point_leaves_sum_and_weights() -> None:
@@ -512,6 +538,7 @@ FAULTS: dict[str, tuple[Any, str]] = {
     "unknown metric": (lambda: verify(FORECAST, TRUTH, metrics=("rmsee",)), r"unknown metric 'rmsee'; did you mean 'rmse'"),
     "no metric": (lambda: verify(FORECAST, TRUTH, metrics=()), "metrics is empty"),
     "unknown group": (lambda: verify(FORECAST, TRUTH, by="seasons"), "unknown grouping by= 'seasons'; did you mean 'season'"),
+    "unknown weights": (lambda: verify(FORECAST, TRUTH, weights="cos"), "unknown weights= 'cos'; did you mean 'cosine'"),  # type: ignore[arg-type]
     "acc without climatology": (lambda: verify(FORECAST, TRUTH, metrics="acc"), "needs a climatology"),
     "no climatology": (lambda: verify(FORECAST, TRUTH, metrics="acc", climatology=TRUTH), "dimensions hour and dayofyear"),  # type: ignore[arg-type]
     "climatology of others": (

@@ -109,6 +109,17 @@ def area_weights(grid: Grid) -> np.ndarray:
     return areas / areas.mean()
 
 
+def cosine_weights(grid: Grid) -> np.ndarray:
+    """Weight of each row by the cosine of its latitude, mean 1; a row on a pole counts nothing. Ones on ``xy`` grids.
+
+    Returns [H] float64.
+    """
+    if grid.kind == "xy":
+        return np.ones(len(grid.y))
+    weights = np.cos(np.deg2rad(np.asarray(grid.y, dtype=np.float64)))
+    return weights / weights.mean()
+
+
 def is_periodic(grid: Grid) -> bool:
     """Whether the columns go evenly round the whole globe."""
     steps = np.diff(grid.x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from wxlab import create_model, forecast, load_official
 from wxlab.channels import unstack
 from wxlab.encoding import decode, encode_states
 from wxlab.errors import WxlabError
-from wxlab.grids import Grid
+from wxlab.grids import Grid, area_weights
 from wxlab.models import Batch
 from wxlab.models.ladcast import (
     Autoencoder,
@@ -26,6 +27,7 @@ from wxlab.models.ladcast import (
     Ladcast,
     LatentForecaster,
     Reconstruction,
+    evaluation_times,
     latent_statistics,
     read_statistics,
     save_autoencoder,
@@ -37,7 +39,8 @@ from wxlab.models.ladcast.transformer import noise_features, year_features
 from wxlab.nn.edm import DPMSolver, Heun, TrainingNoise, karras_sigmas, sample
 from wxlab.nn.padding import SphereConv, pad_sphere
 from wxlab.streams import Streams
-from wxlab.verification.metrics import Block, metric_of
+from wxlab.verification import continuous, verify
+from wxlab.verification.blocks import Block, Settings
 
 golden = pytest.mark.golden
 NETWORK, SAMPLES, FIELDS = 1e-5, 5e-5, 2e-4
@@ -179,9 +182,15 @@ def test_the_newer_autoencoder_without_its_shortcuts(case: Case) -> None:
 def test_the_losses_of_the_autoencoder(case: Case) -> None:
     prediction, target, expected = case["ae.loss.pred_masked"], case["ae.loss.target"], case.json["ae_loss"]
     assert float(relative_l2(prediction, target)) == pytest.approx(expected["rel_l2"], rel=1e-5)
-    weights = cosine_weights(case.grid.y)
+    weights = cosine_weights(case.grid)
     np.testing.assert_allclose(weights[:, 0].numpy(), case["ae.lat_weight_f64"].numpy(), atol=1e-6)
     assert float(relative_l2(prediction, target, weights)) == pytest.approx(expected["rel_l2_latweighted"], rel=1e-5)
+    assert float((prediction - target).square().mean()) == pytest.approx(expected["mse"], rel=1e-5)
+    assert float((prediction - target).flatten(2).norm(dim=-1).mean()) == pytest.approx(expected["abs_l2"], rel=1e-5)
+    each = [float(relative_l2(prediction[:, i : i + 1], target[:, i : i + 1])) for i in range(prediction.shape[1])]
+    assert np.mean(each) == pytest.approx(expected["rel_l2"], rel=1e-5)
+    by_variable = [np.mean(each[:2]), np.mean(each[2:4]), *each[:5]]  # where the authors read the surface from the first channel on
+    np.testing.assert_allclose(by_variable, expected["per_var_official_bug"], rtol=1e-5)
 
 
 @golden
@@ -189,7 +198,7 @@ def test_rolling_samples(case: Case) -> None:
     shifts = case["aug.coords_xy"]
     static = case["pre.static"][None].expand(2, -1, -1, -1)
     assert torch.equal(rolled(static, shifts), case["aug.static_rolled"])
-    weights = cosine_weights(case.grid.y).expand(2, 1, -1, 1)
+    weights = cosine_weights(case.grid).expand(2, 1, -1, 1)
     torch.testing.assert_close(rolled(weights, shifts), case["aug.lat_weight_rolled"].float(), rtol=0, atol=1e-6)
 
 
@@ -397,26 +406,83 @@ def test_two_chunks_of_a_roll_out_in_fields(case: Case, forecaster: LatentForeca
         np.testing.assert_allclose(decoded[:, -1].std(0, ddof=1), case["roll.decoded_ens_std_last"][i], **bound)
 
 
+def verification(case: Case) -> tuple[xr.Dataset, xr.Dataset, xr.Dataset]:
+    """Members, truth and climatology of three variables, the third of which is missing on land."""
+    members, truth, climate = (case[f"met.{name}"].double().numpy() for name in ("forecast", "truth", "clim"))
+    time = np.array(["2018-01-01"], "datetime64[ns]")
+    axes = {"latitude": list(case.grid.y), "longitude": list(case.grid.x)}
+
+    def named(values: np.ndarray, dims: tuple[str, ...], **coords: Any) -> xr.Dataset:
+        leading = values.reshape(*values.shape[:-3], *[1] * (len(dims) + 3 - values.ndim), *values.shape[-3:])
+        fields = {f"x{i}": ((*dims, *axes), leading[..., i, :, :]) for i in range(3)}
+        return xr.Dataset(fields, {**axes, **coords})
+
+    lead = {"prediction_timedelta": np.zeros(1, "timedelta64[ns]")}
+    calendar = {"hour": [0], "dayofyear": [1]}
+    return (
+        named(members, ("number", "time", "prediction_timedelta"), time=time, **lead),
+        named(truth, ("time",), time=time),
+        named(climate, ("hour", "dayofyear"), **calendar),
+    )
+
+
 @golden
 def test_scores_of_an_ensemble_with_the_authors_weights(case: Case) -> None:
-    members, truth, climate = (case[f"met.{name}"].double().numpy() for name in ("forecast", "truth", "clim"))
-    weights = np.repeat(case.json["metrics"]["lat_weights_cos"], 48)
-    np.testing.assert_allclose(cosine_weights(case.grid.y)[:, 0], case.json["metrics"]["lat_weights_cos"], atol=1e-6)
-    flat = [values.reshape(*values.shape[:-2], -1)[..., None, :] for values in (members, truth, climate)]  # [..., lead, level, point]
-    block = Block(flat[0][:, None], flat[1][None], weights, flat[2][None])
-    # over the ocean (the third variable) the authors divide by the number of points, not by the sum of their weights, and in the
-    # correlation they take the forecast's variance from land too: there ours is another number
-    count = np.where(block.observed.all(-1), block.observed.sum(-1) * weights.mean(), block.observed.sum(-1))
-    for metric, sums, key in (
-        ("mse", (block.total(block.error**2)[0], count), "ens_mse"),
-        ("acc", block.correlation(), "acc"),
-        ("crps_fair", (block.total(block.crps("fair"))[0], count), "crps_lw"),
-    ):
-        compared = 2 if key == "acc" else 3
-        found, expected = metric_of(metric, sums)[0, :, 0], case.json["metrics"][key]
-        np.testing.assert_allclose(found[:compared], expected[:compared], rtol=1e-5, err_msg=key)
-        np.testing.assert_allclose(found, expected, rtol=1e-4)
-    np.testing.assert_allclose(block.crps("fair")[0, :, 0].reshape(3, 24, 48), case["met.crps"], atol=1e-5)
+    expected, weights = case.json["metrics"], case.json["metrics"]["lat_weights_cos"]
+    np.testing.assert_allclose(cosine_weights(case.grid)[:, 0], weights, atol=1e-6)
+    whole = area_weights(Grid(tuple(case.json["lat_full"]), tuple(case.json["lon"])))
+    merged = np.array([whole[0] + whole[1], *whole[2:]])  # the authors give the row that was cropped to its neighbour
+    np.testing.assert_allclose(merged / merged.mean(), expected["lat_weights_area_wb2"], rtol=1e-9)
+    made, truth, climate = verification(case)
+    scores = verify(made, truth, metrics=("mse", "crps_fair", "acc"), climatology=climate, weights="cosine").squeeze()
+    # over the ocean (the third variable) the authors divide by the number of points, not by the sum of their weights, and their
+    # correlation takes the forecast's variance from land too
+    land = np.isnan(truth["x2"].values[0])
+    weight = np.broadcast_to(np.array(weights)[:, None], land.shape)
+    departure = (made["x2"].mean("number") - climate["x2"].squeeze()).values.squeeze()
+    everywhere, ocean = (np.average(departure[where] ** 2, weights=weight[where]) for where in (np.isfinite(departure), ~land))
+    shares = {"mse": weight[~land].mean(), "crps_fair": weight[~land].mean()}
+    shares["acc"] = np.sqrt(ocean / everywhere * weight[~land].mean() / weight[np.isfinite(departure)].mean())
+    assert land.any()
+    for metric, key in (("mse", "ens_mse"), ("crps_fair", "crps_lw"), ("acc", "acc")):
+        found = np.array([float(scores[f"x{i}"].sel(metric=metric)) for i in range(3)])
+        np.testing.assert_allclose(found * [1, 1, shares[metric]], expected[key], rtol=1e-5, err_msg=key)
+
+
+@golden
+def test_the_crps_of_each_point(case: Case) -> None:
+    members, truth = case["met.forecast"].double().numpy(), case["met.truth"].double().numpy()
+    points = truth.size
+    block = Block(
+        members.reshape(5, points, 1, 1, 1), truth.reshape(points, 1, 1, 1), np.ones(1), (1, 1), Settings(),
+        np.arange(points), np.zeros(1), np.zeros(1, int),
+    )  # fmt: skip
+    total, weight = continuous.crps_fair(block)
+    expected = case["met.crps"].numpy().ravel()
+    assert np.array_equal(weight.ravel() == 0, np.isnan(expected))
+    np.testing.assert_allclose(total.ravel(), np.nan_to_num(expected), atol=1e-5)
+    skill, _ = continuous.absolute(dataclasses.replace(block, settings=Settings(ensemble="members")))
+    np.testing.assert_allclose(skill.ravel() / 5, np.nan_to_num(case["met.crps_skill"].numpy().ravel()), atol=1e-5)
+    spread = 2 * (skill.ravel() / 5 - total.ravel())
+    seen = np.isfinite(expected)
+    np.testing.assert_allclose(spread[seen], case["met.crps_spread"].numpy().ravel()[seen], atol=1e-5)
+
+
+@golden
+def test_errors_of_a_reconstruction_in_physical_units(case: Case) -> None:
+    """Per channel, weighted by the cosine of the latitude."""
+    names = (*case.channels, *case.static)
+    prediction, target = (case.units.denormalise(case[f"ae.loss.{name}"], names).double() for name in ("pred_masked", "target"))
+    errors = prediction - target
+    found = (errors.square() * cosine_weights(case.grid)).mean((0, 2, 3))
+    np.testing.assert_allclose(found, case.json["ae_loss"]["lw_mse_per_channel_unnormalised"], rtol=1e-4)
+
+
+@golden
+def test_initial_times_of_the_papers_evaluation(case: Case) -> None:
+    for key, count in (("eval_inits_2018_10_per_month", 10), ("val_inits_2018_2_per_month", 2)):
+        found = [str(time)[:13].replace("-", "").replace("T", "") for time in evaluation_times(2018, count)]
+        assert found == case.json[key], key
 
 
 # ---- training
@@ -609,8 +675,6 @@ def test_the_paper_s_statistics_travel_with_official_weights(golden_dir: Path) -
     assert len(units.transforms) == 84 and units.transforms["geopotential_50"].offset == 199317.5625
     names = [f"{row['variable']}_{row['level_hPa']}" if row["level_hPa"] else row["variable"] for row in rows]
     assert list(units.transforms) == names
-
-
 
 
 

@@ -32,6 +32,7 @@ _TITLES = {
     "csi_overlapping": "CSI of overlapping pools",
     "csi_overlapping_m": "CSI of overlapping pools, mean of thresholds",
     "brier": "Brier score",
+    "spread_skill": "Spread / skill",
     "mae_scaled": "MAE of 0..1",
     "mse_scaled": "MSE of 0..1",
 }
@@ -250,6 +251,8 @@ def plot_scores(
         axes.grid(True)
         if metric == "bias":
             axes.axhline(0, color="#999999", linewidth=0.8)
+        elif metric == "spread_skill":
+            axes.axhline(1, color="#999999", linewidth=0.8)
         elif metric in _WITH_UNIT:
             axes.set_ylim(bottom=0)
     _finish_panels(figure, places, len(panels), named, lead_units)

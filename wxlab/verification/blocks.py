@@ -16,7 +16,7 @@ import xarray as xr
 
 from wxlab.errors import WxlabError
 from wxlab.forcings import seconds
-from wxlab.grids import Grid, area_weights, grid_of
+from wxlab.grids import Grid, area_weights, cosine_weights, grid_of
 from wxlab.splits import time_text
 from wxlab.verification.inputs import (
     LEAD,
@@ -37,6 +37,8 @@ from wxlab.verification.inputs import (
 BLOCK_VALUES = 1 << 22  # numbers of the forecast that are in memory at a time
 
 Ensemble = Literal["mean", "members", "matched"]
+Weighting = Literal["area", "cosine"]
+WEIGHTS = {"area": area_weights, "cosine": cosine_weights}  # of rows
 ENSEMBLES: tuple[Ensemble, ...] = ("mean", "members", "matched")
 # weighted sum and sum of weights: [T, L, K, ...]; the weights have as many dimensions or fewer, and belong to the leading ones
 Sums = tuple[np.ndarray, np.ndarray]
@@ -58,7 +60,7 @@ class Block:
     """Some forecasts of a variable beside the truth, in float64.
 
     members: [M, T, L, K, P] (members, initial times, lead times, levels, points); truth, climatology: [T, L, K, P], NaN where there
-    is none; weights: [P], of the area of each point; shape: rows and columns of the points; hidden: points [T, L, K, P] that do not
+    is none; weights: [P], of each point; shape: rows and columns of the points; hidden: points [T, L, K, P] that do not
     count; times, leads: initial times [T] and lead times [L], seconds; levels: which of the levels [K].
     """
 
@@ -143,6 +145,7 @@ class Case:
     levels: dict[str, list[float | None]]  # of the variables that are scored
     climatology: Reader | None = None
     others: tuple[xr.Dataset, ...] = ()
+    weights: Weighting = "area"
 
     @property
     def points(self) -> int:
@@ -163,7 +166,12 @@ class Score:
 
 
 def make_case(
-    forecast: xr.Dataset, truth: States, *, climatology: Reference | None = None, common_with: Sequence[xr.Dataset] = ()
+    forecast: xr.Dataset,
+    truth: States,
+    *,
+    climatology: Reference | None = None,
+    common_with: Sequence[xr.Dataset] = (),
+    weights: Weighting = "area",
 ) -> Case:
     """Check a forecast, the truth, and the other forecasts whose points it must share.  Raises WxlabError where they do not fit."""
     forecast, states = as_forecast(forecast), as_states(truth)
@@ -186,7 +194,8 @@ def make_case(
         others.append(other)
     if not (index >= 0).any() or not any(levels.values()):
         raise WxlabError("the forecasts share no initial time, lead time and variable that the truth has; make them from the same times")
-    return Case(forecast, states, index, grid, {name: found for name, found in levels.items() if found}, reader, tuple(others))
+    levels = {name: found for name, found in levels.items() if found}
+    return Case(forecast, states, index, grid, levels, reader, tuple(others), weights)
 
 
 def _places_in(other: xr.Dataset, forecast: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
@@ -229,7 +238,7 @@ def blocks(case: Case, name: str, settings: Settings, *, whole_leads: bool = Fal
     states = ordered(case.truth[name], levels, ("time",), case.grid)
     others = [(ordered(one[name], levels, ("number", "time", LEAD), case.grid), *_places_in(one, case.forecast)) for one in case.others]
     stamps, leads, valid = seconds(case.forecast["time"].values), lead_seconds(case.forecast), valid_times(case.forecast)
-    weights = np.repeat(area_weights(case.grid), case.grid.shape[1])
+    weights = np.repeat(WEIGHTS[case.weights](case.grid), case.grid.shape[1])
     for place in _pieces(field, whole_leads):
         times, columns, heights = place
         index = case.index[times, columns]

@@ -62,3 +62,16 @@ def _crps(block: Block, divisor: int) -> np.ndarray:
 
 def variance(block: Block) -> Sums:
     return block.total(block.members.var(0, ddof=1)[None])
+
+
+def dispersion(block: Block) -> Sums:
+    """The variance of the members times (M + 1) / M, and the squared error of their mean, which it would equal: [T, L, K, 2]."""
+    count = len(block.members)
+    (expected, weight), (found, _) = variance(block), block.total((block.mean - block.truth)[None] ** 2)
+    return np.stack([(count + 1) / count * expected, found], axis=-1), weight
+
+
+def spread_skill(mean: np.ndarray) -> np.ndarray:
+    """√(what is expected / what is found), NaN where the error is 0."""
+    expected, found = mean[..., 0], mean[..., 1]
+    return np.sqrt(np.divide(expected, found, out=np.full(found.shape, np.nan), where=found > 0))

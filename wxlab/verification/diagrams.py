@@ -137,4 +137,3 @@ def _by_lead(
     array = xr.DataArray(values, dims=(LEAD, "level", *dims), coords={LEAD: case.forecast[LEAD].values, **coords})
     array = array.isel(level=0) if levels == [None] else array.assign_coords(level=levels)
     return array.assign_attrs({} if units is None else {"units": units})
-

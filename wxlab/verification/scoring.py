@@ -10,7 +10,7 @@ import xarray as xr
 
 from wxlab.errors import WxlabError, unknown
 from wxlab.forcings import DAY, seconds
-from wxlab.verification.blocks import Case, Ensemble, Score, Settings, Sums, accumulate, make_case
+from wxlab.verification.blocks import WEIGHTS, Case, Ensemble, Score, Settings, Sums, Weighting, accumulate, make_case
 from wxlab.verification.inputs import LEAD, Reference, States, together
 from wxlab.verification.metrics import METRICS, Options, check_metrics, coordinates, metric_of, statistics_of, units_of
 from wxlab.verification.thresholds import DataRange, Thresholds
@@ -34,14 +34,16 @@ def verify(
     data_range: DataRange | None = None,
     ensemble: Ensemble | None = None,
     common_with: Sequence[xr.Dataset] = (),
+    weights: Weighting = "area",
 ) -> xr.Dataset:
     """Score a forecast against the truth by lead time.
 
-    With e = forecast - truth, area weights w (mean 1) and ⟨·⟩ = Σ w · / Σ w over points and initial times:
+    With e = forecast - truth, weights w of the rows (mean 1) and ⟨·⟩ = Σ w · / Σ w over points and initial times:
     bias ⟨e⟩, mae ⟨|e|⟩, mse ⟨e²⟩, rmse √⟨e²⟩;
     acc: mean over initial times of Σ w f′o′ / √(Σ w f′² Σ w o′²), primes being departures from the climatology at the valid time;
     crps ⟨mean|x − o| − Σ|x − x′| / (2 M²)⟩ over the M members, crps_fair with 2 M (M − 1) in place of 2 M²;
-    spread √⟨s²⟩ with s² the variance of the members with M − 1; brier ⟨(p − o)²⟩, p the share of members with the event.
+    spread √⟨s²⟩ with s² the variance of the members with M − 1; spread_skill √((M + 1) / M ⟨s²⟩ / ⟨e²⟩), 1 where the ensemble knows
+    its error; brier ⟨(p − o)²⟩, p the share of members with the event.
     Of events x ≥ threshold, with hits a, misses b, false alarms c, correct negatives d, added up before the score is taken:
     csi a/(a+b+c), pod a/(a+b), far c/(a+c), frequency_bias (a+c)/(a+b), hss 2(ad−bc)/((a+b)(b+d)+(a+c)(c+d)), NaN where there is
     nothing to divide by; csi_m and hss_m are their means over the thresholds, with 0 in place of NaN.
@@ -62,6 +64,7 @@ def verify(
     ensemble: what is scored where members are not scored together: their ``mean``, each of the ``members``, counted all together, or
     the probability-``matched`` mean; None: the mean for errors, the members for events and pictures.
     common_with: other forecasts; only initial times, lead times and points that all of them have are scored, for a fair comparison.
+    weights: ``area`` of the cells, or ``cosine`` of the latitude, as many papers have it (rows on a pole then count nothing).
 
     Returns a Dataset with dims (metric, prediction_timedelta[, level][, threshold][, pool][, window][, group]). A metric without one
     of the dimensions has the same value all along it. The attribute ``units`` is there when all metrics have one and the same,
@@ -70,15 +73,15 @@ def verify(
     Raises WxlabError for unknown metrics and groups, for what a metric needs and was not given, and when the two share no variable,
     grid or valid time.
     References: Rasp et al. 2024, doi:10.1029/2023MS004019 (acc, by initial time); Ferro 2014, doi:10.1002/qj.2270 (fair CRPS);
-    Fortin et al. 2014, doi:10.1175/JHM-D-14-0008.1 (spread); Wilks 2019, doi:10.1016/C2017-0-03921-6 (events);
+    Fortin et al. 2014, doi:10.1175/JHM-D-14-0008.1 (spread, spread_skill); Wilks 2019, doi:10.1016/C2017-0-03921-6 (events);
     Roberts and Lean 2008, doi:10.1175/2007MWR2123.1 (fss); Wang et al. 2004, doi:10.1109/TIP.2003.819861 (ssim).
     """
     metrics = check_metrics(metrics)
-    for name, given, allowed in (("by", by, GROUPS), ("leads", leads, LEADS)):
-        if given not in allowed and not (name == "by" and given is None):
-            raise unknown("grouping by=" if name == "by" else "leads=", given, allowed)
+    for name, given, allowed in (("grouping by=", by, (None, *GROUPS)), ("leads=", leads, LEADS), ("weights=", weights, WEIGHTS)):
+        if given not in allowed:
+            raise unknown(name, given, allowed)
     options = Options(thresholds, pools, windows, data_range, ensemble)
-    table, case, settings = pair_sums(forecast, truth, metrics, options, climatology, common_with)
+    table, case, settings = pair_sums(forecast, truth, metrics, options, climatology, common_with, weights)
     labels, codes = _groups(case.forecast["time"].values, by)
     arrays = {name: _array(score, metrics, settings[name], codes, len(labels), leads) for name, score in table.items()}
     for name, score in table.items():
@@ -117,11 +120,12 @@ def pair_sums(
     options: Options,
     climatology: Reference | None,
     common_with: Sequence[xr.Dataset] = (),
+    weights: Weighting = "area",
 ) -> tuple[Mapping[str, Score], Case, Mapping[str, Settings]]:
     """Sums of the statistics of metrics for each variable, initial time and lead time."""
     if "acc" in metrics and climatology is None:
         raise WxlabError("the metric 'acc' needs a climatology; give climatology=store.climatology()")
-    case = make_case(forecast, truth, climatology=climatology if "acc" in metrics else None, common_with=common_with)
+    case = make_case(forecast, truth, climatology=climatology if "acc" in metrics else None, common_with=common_with, weights=weights)
     members = case.forecast.sizes.get("number", 1)
     for name in metrics:
         if members < METRICS[name].members:

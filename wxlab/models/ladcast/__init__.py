@@ -13,7 +13,7 @@ from wxlab.models.ladcast.official_autoencoder import save_official as save_auto
 from wxlab.models.ladcast.official_transformer import load_official as load_transformer
 from wxlab.models.ladcast.official_transformer import save_official as save_transformer
 from wxlab.models.ladcast.recipe import Denoising, Reconstruction
-from wxlab.models.ladcast.statistics import CHANNELS, GRID, LATENT_GRID, SIXTH, STATIC, latent_statistics, read_statistics
+from wxlab.models.ladcast.statistics import CHANNELS, GRID, LATENT_GRID, SIXTH, STATIC, evaluation_times, latent_statistics, read_statistics
 
 __all__ = [
     "AUTOENCODER",
@@ -24,6 +24,7 @@ __all__ = [
     "Ladcast",
     "LatentForecaster",
     "Reconstruction",
+    "evaluation_times",
     "latent_statistics",
     "load_autoencoder",
     "load_transformer",
@@ -91,4 +92,3 @@ TRANSFORMER = Entry(
         }
     ),
 )  # fmt: skip
-

@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wxlab import grids
 from wxlab.errors import WxlabError, unknown
+from wxlab.grids import Grid
 from wxlab.models.base import Averaging, Batch, Model, Recipe, per_sample_mse
 from wxlab.models.ladcast.autoencoder import Autoencoder
 from wxlab.models.ladcast.network import Ladcast
@@ -22,10 +24,9 @@ Rolls = Literal["none", "longitude", "both"]
 VALIDATION_LEVELS = 8  # noise levels at which a denoiser is validated
 
 
-def cosine_weights(latitude: tuple[float, ...]) -> Tensor:
+def cosine_weights(grid: Grid) -> Tensor:
     """``cos(latitude) / mean``, [H, 1], float32."""
-    weights = np.cos(np.deg2rad(latitude))
-    return torch.from_numpy(weights / weights.mean()).float()[:, None]
+    return torch.from_numpy(grids.cosine_weights(grid)).float()[:, None]
 
 
 def relative_l2(prediction: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -109,7 +110,7 @@ class Reconstruction(_Scheduled):
         super().__init__(lr if lr is not None else 1e-4 if stage == "all" else 1e-5, weight_decay, warmup, average_from)
         self.stage, self.rolls, self.unused_parameters = stage, rolls, stage == "decoder"
         self.require_mask = [name for name in require_mask if name in model.spec.channels]
-        weights = cosine_weights(model.spec.grid.y) if latitude_weights else None
+        weights = cosine_weights(model.spec.grid) if latitude_weights else None
         self.register_buffer("weights", weights, persistent=False)
         set_detached_poles(model, detach_poles)
 
@@ -185,7 +186,7 @@ class Denoising(_Scheduled):
     ) -> None:
         super().__init__(lr, weight_decay, warmup, average_from)
         self.noise = TrainingNoise(mean, std)
-        weights = cosine_weights(model.spec.grid.y) if latitude_weights else None
+        weights = cosine_weights(model.spec.grid) if latitude_weights else None
         self.register_buffer("weights", weights, persistent=False)
 
     def loss(self, model: Model, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:

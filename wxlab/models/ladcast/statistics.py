@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from calendar import monthrange
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,19 @@ def latent_statistics(source: str | os.PathLike[str] | Mapping[str, Any], channe
             "channels; give those of its own autoencoder"
         )
     return Normaliser({name: Transform("zscore", float(m), float(s)) for name, m, s in zip(channels, means, stds, strict=True)})
+
+
+def evaluation_times(year: int = 2018, per_month: int = 10) -> np.ndarray:
+    """Initial times of the paper's evaluation: 00 and 12 UTC of days spread over each month, datetime64 in seconds.
+
+    Days ``round(linspace(1, days of the month, per_month, without the end))``, halves to even. 10 a month are the 240 of the
+    evaluation, 2 a month the 48 of the validation in training.
+    """
+    times = []
+    for month in range(1, 13):
+        days = np.linspace(1, monthrange(year, month)[1], per_month, endpoint=False).round().astype(int)
+        times += [np.datetime64(f"{year}-{month:02}-{day:02}T{hour:02}", "s") for day in days for hour in (0, 12)]
+    return np.array(times)
 
 
 def _read_json(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, Any]:
