@@ -19,6 +19,7 @@ from wxlab import create_model, forecast, load_official
 from wxlab.channels import unstack
 from wxlab.encoding import decode, encode_states
 from wxlab.errors import WxlabError
+from wxlab.forcings import year_fraction
 from wxlab.grids import Grid, area_weights
 from wxlab.models import Batch
 from wxlab.models.ladcast import (
@@ -33,6 +34,7 @@ from wxlab.models.ladcast import (
     save_autoencoder,
     save_transformer,
 )
+from wxlab.models.ladcast.autoencoder import latent_names
 from wxlab.models.ladcast.recipe import average_decay, cosine_weights, relative_l2, rolled
 from wxlab.models.ladcast.rope import rotary, rotate
 from wxlab.models.ladcast.transformer import noise_features, year_features
@@ -272,6 +274,9 @@ def test_rotary_tables_of_the_case_and_of_the_paper(case: Case) -> None:
     ):  # fmt: skip
         for part, kind in ((found.real, "cos"), (found.imag, "sin")):
             torch.testing.assert_close(part.repeat_interleave(2, dim=-1), expected[f"{name}_{kind}"], rtol=0, atol=1e-7)
+    assert paper.y is not None and paper.x is not None
+    for ends, count, key in ((paper.y, 15, "lat_pos"), (paper.x, 30, "lon_pos")):
+        torch.testing.assert_close(torch.linspace(*ends, count), real[key].float(), rtol=0, atol=1e-6)
     turned = rotate(case["rope.q"].transpose(1, 2), table[:, None]).transpose(1, 2)
     torch.testing.assert_close(turned, case["rope.q_rot"], rtol=1e-6, atol=1e-6)
 
@@ -282,7 +287,9 @@ LATENT = Grid(tuple(-83.25 + 12.0 * i for i in range(15)), tuple(5.25 + 12.0 * i
 @golden
 def test_features_of_noise_level_and_year(case: Case) -> None:
     torch.testing.assert_close(noise_features(case["emb.t"]), case["emb.t_proj"], rtol=0, atol=1e-7)
-    torch.testing.assert_close(year_features(stamps(case["emb.timestamps"])), case["emb.year_sincos"], rtol=0, atol=1e-7)
+    time = stamps(case["emb.timestamps"])
+    np.testing.assert_allclose(year_fraction(time.numpy()), case["emb.year_progress"], rtol=0, atol=1e-7)
+    torch.testing.assert_close(year_features(time), case["emb.year_sincos"], rtol=0, atol=1e-7)
 
 
 # ---- diffusion
@@ -327,9 +334,23 @@ def test_one_training_step_and_its_gradients(case: Case) -> None:
 
 @golden
 def test_denoised_samples(case: Case) -> None:
-    denoise = case.transformer.denoiser(case["tr.cond"], stamps(case["tr.timestamps"]))
+    sigmas, noisy, time = case["edm.loss.sigmas"], case["edm.loss.noisy"], stamps(case["tr.timestamps"])
+    assert torch.equal(case["edm.train_sigmas"][case["edm.loss.indices"]], sigmas)
+    coefficients = case.transformer.preconditioning.coefficients(sigmas)
+    scaled = coefficients.c_in.view(-1, 1, 1, 1, 1) * noisy
+    torch.testing.assert_close(scaled, case["edm.loss.x_in"], rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(coefficients.noise, case["edm.loss.timesteps"], rtol=0, atol=1e-7)
+    given = case.transformer.preconditioning.coefficients(case["tr.sigma"]).noise
+    torch.testing.assert_close(given, case["tr.timestep"], rtol=0, atol=1e-7)
     with torch.no_grad():
-        case.close(denoise(case["edm.loss.noisy"], case["edm.loss.sigmas"]), "edm.loss.denoised", NETWORK)
+        case.close(case.transformer(scaled, case["tr.cond"], coefficients.noise, time), "edm.loss.model_out", NETWORK)
+        case.close(case.transformer.denoiser(case["tr.cond"], time)(noisy, sigmas), "edm.loss.denoised", NETWORK)
+
+
+@golden
+def test_weights_of_the_latent_rows(case: Case) -> None:
+    for grid, key in ((case.transformer.spec.grid, "edm.loss.lat_weight_f64"), (LATENT, "edm.real_lat_weight_15_f64")):
+        np.testing.assert_allclose(cosine_weights(grid)[:, 0], case[key].flatten(), atol=1e-6)
 
 
 @golden
@@ -547,6 +568,10 @@ def test_published_sizes(name: str, preset: str) -> None:
     state = (save_autoencoder if name == "ladcast_autoencoder" else save_transformer)(model)
     count = sum(parameter.numel() for parameter in model.parameters())
     assert (count, len(state)) == SIZES[name, preset] and sum(value.numel() for value in state.values()) == count
+    with torch.device("meta"):
+        again = load_official(name, state, config={} if name == "ladcast" else {"grid": model.spec.grid})
+    assert {key: value.shape for key, value in again.state_dict().items()} == {k: v.shape for k, v in model.state_dict().items()}
+    assert again.spec == model.spec
     if preset == "paper_84":
         assert sum(p.numel() for p in model.encoder.parameters()) == 113_199_852
         assert state["encoder.down_blocks.10.attn.to_qkv_multiscale.0.proj_in.weight"].shape == (1440, 1, 5, 5)
@@ -675,6 +700,13 @@ def test_the_paper_s_statistics_travel_with_official_weights(golden_dir: Path) -
     assert len(units.transforms) == 84 and units.transforms["geopotential_50"].offset == 199317.5625
     names = [f"{row['variable']}_{row['level_hPa']}" if row["level_hPa"] else row["variable"] for row in rows]
     assert list(units.transforms) == names
+
+    rows = list(csv.DictReader((golden_dir / "ladcast/stats/latent_stats_1979_2017.csv").read_text().splitlines()))
+    values = {kind: [float(row[kind]) for row in rows] for kind in ("mean", "std")}
+    latents = latent_statistics(values, latent_names(84))
+    for i in (0, 83):
+        transform = latents.transforms[f"latent_{i}"]
+        assert (transform.kind, transform.offset, transform.scale) == ("zscore", values["mean"][i], values["std"][i])
 
 
 
