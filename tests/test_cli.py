@@ -14,7 +14,10 @@ from typer.testing import CliRunner
 from wxlab.cli import app
 from wxlab.errors import WxlabError
 
-COMMANDS = ["data list", "data show", "data check", "data prepare", "train", "forecast", "verify", "run", "sweep", "demo", "lab", "doctor"]
+COMMANDS = [
+    "data list", "data show", "data check", "data prepare", "data tree", "train", "forecast", "verify", "run", "sweep", "demo", "lab",
+    "doctor",
+]  # fmt: skip
 
 
 def call(*words: str) -> str:
@@ -45,6 +48,8 @@ def test_from_data_to_scores(catalogue: Path, tmp_path: Path) -> None:
     assert "no gaps" in call("data", "check", "mine", *named)
     store, run, forecast = (str(tmp_path / name) for name in ("store.zarr", "run", "forecast.zarr"))
     assert f"wrote {store}" in call("data", "prepare", "mine", store, "--variables", T2M, *named)
+    tree = call("data", "tree", "mine", str(tmp_path / "tree"), "--variables", T2M, "--end", "2001-01-02", *named)
+    assert f"wrote {tmp_path / 'tree'}" in tree and (tmp_path / "tree" / "statistic" / "mean_std_single.json").is_file()
     trained = call("train", "convlstm", store, "--run-dir", run, "--preset", "tiny", "-p", "steps=2", "-p", "lr=1e-3", "-p", "batch_size=2")
     assert "best.safetensors" in trained
     assert f"wrote {forecast}" in call("forecast", run, store, forecast, "--steps", "2")

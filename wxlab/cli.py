@@ -127,6 +127,27 @@ def data_prepare(
     print(f"wrote {path}")
 
 
+@data_app.command("tree")
+def data_tree(
+    name: str,
+    out: Path,
+    variables: Annotated[str | None, typer.Option(help="Comma-separated variable names; all that vary in time unless given.")] = None,
+    levels: Annotated[str | None, typer.Option(help="Comma-separated pressure levels, hPa.")] = None,
+    start: Annotated[str | None, typer.Option(help="First time, for example 1990-01-01.")] = None,
+    end: Annotated[str | None, typer.Option(help="Last time.")] = None,
+    catalog: Catalog = None,
+) -> None:
+    """Write a source as one .npy file per time, variable and level, with statistics, as the authors' code of VA-MoE reads it.
+
+    Example: wxlab data tree simulated_atmosphere_small era5_npy --variables geopotential,2m_temperature --levels 500
+    """
+    from wxlab.npy_tree import write
+
+    time = (start, end) if start or end else None
+    chosen = [int(level) for level in _names(levels)] or None
+    print(f"wrote {write(name, out, variables=_names(variables) or None, levels=chosen, time=time, catalog=catalog)}")
+
+
 @app.command()
 def train(
     model: str,

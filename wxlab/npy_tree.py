@@ -53,8 +53,8 @@ def write(
 
     Arrays are float32, [1, H, W] on levels and [H, W] else, rows from north to south; the means and deviations of levels that are not
     written are 0 and 1. Coordinates are left in ``grid.json``, from which this package reads them back.
-    Block by block, so that memory does not grow with the source. Killed and started again, it keeps the files that were written; the
-    tree appears when it is whole.  Returns its root.
+    Block by block, so that memory does not grow with the source. Killed and started again for the same entry of the catalogue, it keeps
+    the files that were written; the tree appears when it is whole.  Returns its root.
     Raises WxlabError for missing values, which the tree cannot mark, for levels that the statistics do not have, and for a tree that is
     there already.
     """
@@ -67,7 +67,7 @@ def write(
     with alone(target):
         if target.exists() and not overwrite:
             raise WxlabError(f"{target} exists; choose another folder, or pass overwrite=True to replace it")
-        _begin(work, dataset, channels, files)
+        _begin(work, name_or_dataset, dataset, channels, files)
         moments = Moments(len(channels))
         for times, fields in _blocks(dataset, channels):
             _write_fields(work, files, times, fields)
@@ -127,13 +127,14 @@ def _training(dataset: xr.Dataset, train: Sequence[Any] | None) -> np.ndarray:
     return times[mask_of(resolve_splits({"train": own["train"]}, times, labels)["train"], len(times))]
 
 
-def _begin(work: Path, dataset: xr.Dataset, channels: Sequence[str], files: Mapping[str, Any]) -> None:
-    """Go on with what an earlier run of the same request left, else start anew."""
+def _begin(work: Path, given: str | xr.Dataset, dataset: xr.Dataset, channels: Sequence[str], files: Mapping[str, Any]) -> None:
+    """Go on with what an earlier run of the same request left, else start anew; of a Dataset nobody knows whether it is the same."""
     points = {axis: dataset[axis].values.astype(float).tolist() for axis in ("latitude", "longitude")}
     stamps = hashlib.sha256(seconds(dataset["time"].values).tobytes()).hexdigest()
-    request = json.loads(json.dumps([dataset.attrs.get("source", ""), list(channels), files, points, stamps]))
+    name = given if isinstance(given, str) else None
+    request = json.loads(json.dumps([name, list(channels), files, points, stamps]))
     journal = work / ".request.json"
-    if journal.exists() and json.loads(journal.read_text()) == request:
+    if name is not None and journal.exists() and json.loads(journal.read_text()) == request:
         return
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)

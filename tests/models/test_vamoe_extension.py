@@ -21,7 +21,9 @@ from wxlab.store import Store, open_store
 
 UPPER = ("geopotential_850", "geopotential_500", "temperature_850", "temperature_500")
 T2M, MSL = "2m_temperature", "mean_sea_level_pressure"
-LEARNT = ("pos_embed", "posembedder", "PosEmbedder", "GateEmbedder", "shared_experts", "moe.norm", "moe.mlp", "logvar", "head", "patch_embed")
+LEARNT = (
+    "pos_embed", "posembedder", "PosEmbedder", "GateEmbedder", "shared_experts", "moe.norm", "moe.mlp", "logvar", "head", "patch_embed",
+)  # fmt: skip
 
 
 def make(channels: tuple[str, ...] = UPPER, seed: int = 0, **options: Any) -> VAMoE:
@@ -83,7 +85,7 @@ def test_experts_by_number_hand_the_surface_to_the_first_new_variable() -> None:
     old = make((*UPPER, T2M))
     order = (*UPPER, "specific_humidity_850", "specific_humidity_500", T2M)
     theirs = old.blocks[0].moe.experts[2].down_proj.weight
-    by_name, by_number = (extend(old, channels=order, experts=way) for way in ("by_name", "by_number"))  # type: ignore[arg-type]
+    by_name, by_number = (extend(old, channels=order, experts=way) for way in ("by_name", "by_number"))
     assert by_name.experts[2:] == by_number.experts[2:] == ("specific_humidity", "surface")
     for model, surface in ((by_name, 3), (by_number, 2)):
         mine = [torch.equal(expert.down_proj.weight, theirs) for expert in model.blocks[0].moe.experts]
@@ -161,7 +163,7 @@ def test_strict_freezing_holds_the_old_columns_to_the_bit() -> None:
 
 def test_held_columns_pass_gradients_on() -> None:
     """Of loss and every tensor that learns they are the same as without holding anything."""
-    models = [extend(make(), T2M, freeze=freeze) for freeze in ("coded", "strict")]  # type: ignore[arg-type]
+    models = [extend(make(), T2M, freeze=freeze) for freeze in ("coded", "strict")]
     gradients = []
     for model in models:
         LearnedVariances(model).loss(model, windows(model), None)[0].backward()
@@ -226,7 +228,7 @@ def test_freezing_survives_an_interruption(store: Store, tmp_path: Path, freeze:
     train(begin(), store, run_dir=tmp_path / "run", **how)
     ends = [load_checkpoint(tmp_path / folder / "last.safetensors") for folder in ("run", "whole")]
     assert all(isinstance(end, VAMoE) for end in ends)
-    after, whole = (weights(end) for end in ends)  # type: ignore[arg-type]
+    after, whole = (weights(end) for end in ends)
     assert all(torch.equal(after[name], whole[name]) for name in after)
     still = [name for name in before if torch.equal(before[name], after[name])]
     frozen = [name for name, p in begin().named_parameters() if not p.requires_grad]
@@ -263,7 +265,7 @@ def test_freezing_survives_a_checkpoint(store: Store, tmp_path: Path) -> None:
         ({"channels": UPPER}, r"no variable is new; name at least one"),
         ({"channels": (*UPPER[1:], T2M)}, r"channels leave out geopotential_850, which the model has; variables can be added, not removed"),
         ({"variables": T2M, "channels": (*UPPER, MSL)}, r"channels must name each old and each new channel once, and .* are not in place"),
-        ({"variables": "specific_humidity_700"}, r"lies at 700 hPa, and the model's levels are 850, 500; choose among them, or allow others"),
+        ({"variables": "specific_humidity_700"}, r"lies at 700 hPa, and the model's levels are 850, 500; choose among them, or allow"),
         ({"variables": "specific_humidity", "levels": [5000]}, r"5000 hPa is no pressure level; give whole numbers between 1 and 1100"),
         ({"variables": "specific_humidity", "levels": [500.5]}, r"500.5 hPa is no pressure level"),
         ({"variables": T2M, "freeze": "hard"}, r"unknown freeze 'hard'.*\(allowed: coded, none, strict\)"),
@@ -282,9 +284,9 @@ def test_models_that_do_not_fit_are_one_sentence() -> None:
     with pytest.raises(WxlabError, match="lies on levels, and the model has no levels; give levels="):
         extend(make((T2M,)), "temperature")
     old = make()
-    with pytest.raises(WxlabError, match=r"pos_embed has shape .*32\] in the old model and .*48\] in the new one; only channels may differ"):
+    with pytest.raises(WxlabError, match=r"pos_embed has shape .*32\] in the old model and .*48\] in the new one; only channels may"):
         carry_over(old, make((*UPPER, T2M), embed_dim=48))
-    with pytest.raises(WxlabError, match=r"the new model lacks temperature_500, which the old one has; variables can be added, not removed"):
+    with pytest.raises(WxlabError, match=r"new model lacks temperature_500, which the old one has; variables can be added, not removed"):
         carry_over(old, make(UPPER[:3]))
     kept = {"channels": [MSL], "experts": [None, None, None], "freeze": "coded"}
     with pytest.raises(WxlabError, match=r"the extension keeps mean_sea_level_pressure, which the model's channels lack"):
