@@ -4,8 +4,9 @@
 
 The literal version runs the same weights as written down: full attention matrices, a loop over experts with a gate, an argsort, a gather
 and three products for each, the index encoded at every call, plain AdamW. Both run in turn in one process; what is printed are medians of
-CPU seconds, the difference of the outputs, and the ratio. The memory is that of a process of its own: one forecast at 128x256 with width
-768 (375,675,788 parameters), its peak resident set.
+CPU seconds, the difference of the outputs, the ratio, and where the time goes: products of matrices and attention are the same work in both
+versions, so that the time they take bounds the ratio. The memory is that of a process of its own: one forecast at 128x256 with width 768
+(375,675,788 parameters), its peak resident set.
 """
 
 from __future__ import annotations
@@ -23,10 +24,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile, record_function
 
 from wxlab import create_model
 from wxlab.models.base import Batch
-from wxlab.models.vamoe import LearnedVariances, VAMoE
+from wxlab.models.vamoe import LearnedVariances, VAMoE, experts
+
+PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::mkldnn_convolution", "aten::convolution_backward")
+CHOICE = "choice of channels"
 
 
 def literal_attention(attention: Any, x: Tensor) -> Tensor:
@@ -93,13 +98,45 @@ def report(name: str, ours: float, theirs: float) -> None:
     print(f"{name}: {ours:.3f} CPU s, literal {theirs:.3f} CPU s, {theirs / ours:.2f}x")
 
 
+def shares(run: Callable[[], object], repeats: int = 5) -> dict[str, float]:
+    """Shares of the time of a run by kind of work."""
+    highest = experts.highest
+
+    def recorded(g: Tensor, count: int) -> Tensor:
+        with record_function(CHOICE):
+            return highest(g, count)
+
+    experts.highest = recorded
+    try:
+        with profile(activities=[ProfilerActivity.CPU]) as watched:
+            for _ in range(repeats):
+                run()
+    finally:
+        experts.highest = highest
+    spent = {"products of matrices": 0.0, "attention": 0.0, CHOICE: 0.0, "the rest, pass by pass over tokens": 0.0}
+    rest = "the rest, pass by pass over tokens"
+    for event in watched.key_averages():
+        kind = "products of matrices" if event.key in PRODUCTS else "attention" if "scaled_dot_product" in event.key else rest
+        spent[CHOICE if event.key == CHOICE else kind] += event.self_cpu_time_total
+    total = sum(spent.values())
+    return {name: value / total for name, value in spent.items()}
+
+
+def explain(ours: float, theirs: float, parts: dict[str, float]) -> None:
+    common = parts["products of matrices"] + parts["attention"]
+    print("  of which " + ", ".join(f"{name} {share:.0%}" for name, share in parts.items()))
+    print(f"  the work that both versions do takes {common * ours:.3f} s, so that {theirs / (common * ours):.1f}x could be reached at most")
+
+
 def measure_forward(model: VAMoE, x: Tensor, repeats: int) -> None:
     model.eval()
     with torch.inference_mode():
         error = (model(x)[0] - literal(model, x)[0]).abs().max().item()
         times = alternate(lambda: model(x), lambda: literal(model, x), repeats)
+        parts = shares(lambda: model(x))
     print(f"forward: largest difference of outputs {error:.1e}")
     report("forward", *times)
+    explain(*times, parts)
 
 
 def measure_training(model: VAMoE, x: Tensor, y: Tensor, repeats: int) -> None:
@@ -121,12 +158,14 @@ def measure_training(model: VAMoE, x: Tensor, y: Tensor, repeats: int) -> None:
         out, recons = literal(twin, x)
         return 0.9 * twin.loss_gen(out, y) + 0.1 * twin.loss_recons(recons, x)
 
-    times = alternate(
-        lambda: step(optimiser, lambda: recipe.loss(model, batch, None)[0], losses[0]), lambda: step(plain, theirs, losses[1]), repeats
-    )
+    def ours() -> None:
+        step(optimiser, lambda: recipe.loss(model, batch, None)[0], losses[0])
+
+    times = alternate(ours, lambda: step(plain, theirs, losses[1]), repeats)
     furthest = max(abs(a - b) / abs(b) for a, b in zip(*losses, strict=True))
     print(f"training: losses of {len(losses[0])} steps, furthest apart {furthest:.1e} (relative)")
     report("training step", *times)
+    explain(*times, shares(ours))
 
 
 def forecast_once() -> None:

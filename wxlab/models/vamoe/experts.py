@@ -68,7 +68,7 @@ class VariableExperts(nn.Module):
         for expert, row in zip(self.experts, emphasis.unbind(), strict=True):
             weights, channels = self.choose(tokens, row)
             seen = tokens.gather(-1, channels) * weights  # [B N, k]
-            y = y + expert(seen if self.gain == 1 else seen * self.gain)
+            y += expert(seen if self.gain == 1 else seen * self.gain)
         return self.mlp(self.norm(y)).view_as(x)
 
 
