@@ -53,12 +53,11 @@ OTHER: dict[str, dict[str, Any]] = {
         "sweep_steps": 1,
         "regions": {
             "all": {"dataset": "simulated_radar_64", "layout": {}},
-            "some": {"dataset": "simulated_radar", "layout": {"grid": "64x64"}},
+            "some": {"dataset": "simulated_radar_64", "layout": {"splits": {"train": 0.5, "validation": 0.1, "test": 0.4}}},
         },
         "seed": 2,
     },
 }
-
 
 
 def expect_errors(result: dict[str, Any]) -> None:
@@ -95,61 +94,6 @@ EXPECTED: dict[str, Callable[[dict[str, Any]], None]] = {
     "02_met2net": expect_ladder,
     "03_stldm": expect_nowcast,
 }
-
-# real series, by parameters alone: daily steps, few points, gaps
-DAILY = {"levels": [], "claim_hours": 24, "model_options": {"N_S": 2}, "history": 3, "horizon": 3, "forecast_steps": 3}
-REAL: dict[str, dict[str, Any]] = {
-    "ncep_north_atlantic": {**DAILY, "variables": ["mean_sea_level_pressure"]},
-    "ncep_iberia": {**DAILY, "variables": ["2m_temperature", "geopotential"], "levels": [500]},
-    "storm_1996": {
-        **DAILY,
-        "variables": ["mean_sea_level_pressure", "2m_temperature"],
-        "missing": "mask",
-        "history": 2,
-        "horizon": 2,
-        "forecast_steps": 2,
-        "claim_hours": 12,
-    },
-}
-
-
-@pytest.mark.slow
-@pytest.mark.real_data
-@pytest.mark.parametrize("dataset", REAL)
-def test_met2net_on_real_series(dataset: str, real_catalog: Path, tmp_path: Path) -> None:
-    little = {"dataset": dataset, "steps": 2, "max_forecasts": 4, "ladder": False, "run_dir": str(tmp_path / "run")}
-    done = run(ROOT / "notebooks" / "02_met2net.ipynb", tmp_path / "out", **little, **REAL[dataset])
-    rmse = done.result["metrics"]["rmse"]
-    assert set(rmse) == {"met2net", "persistence", "climatology"}
-    assert all(0 < error < 1e5 for scores in rmse.values() for error in scores.values())
-    assert done.result["parameters"]["dataset"] == dataset
-
-
-# real radars, likewise: other events in the test split than in the others
-TILES = {"grid": "2km", "tiles": {"size": "64x64", "stride": 32, "observed": 0.9}}
-SWISS = {"train": 0.65, "validation": 0.35, "test": {"sources": ["radar_switzerland_2017"]}}
-BRISBANE = {
-    "train": ["2020-10-31T00:00", "2020-10-31T07:30"],
-    "validation": ["2020-10-31T07:40", "2020-10-31T09:50"],
-    "test": ["2020-10-31T10:00", "2020-10-31T13:00"],
-}
-RADAR: dict[str, dict[str, Any]] = {
-    "radar_brisbane": {**TILES, "tiles": {"size": "64x64", "stride": 32}, "splits": BRISBANE},
-    "radar_finland": {**TILES, "splits": {"train": 0.34, "validation": 0.33, "test": 0.33}},
-    "radar_switzerland_2015+radar_switzerland_2017": {**TILES, "splits": SWISS},
-}
-
-
-@pytest.mark.slow
-@pytest.mark.real_data
-@pytest.mark.parametrize("dataset", RADAR)
-def test_stldm_on_real_radar(dataset: str, real_catalog: Path, tmp_path: Path) -> None:
-    little = {"steps": 1, "members": 2, "max_forecasts": 2, "constraint_steps": 0, "sampling": {"sampling_steps": 1}}
-    made = {"dataset": dataset, "layout": RADAR[dataset], "run_dir": str(tmp_path / "run")}
-    done = run(ROOT / "notebooks" / "03_stldm.ipynb", tmp_path / "out", **little, **made)
-    expect_nowcast(done.result)
-    assert done.result["metrics"]["csi_by_lead"]["persistence"]
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
