@@ -103,7 +103,7 @@ def draw_losses(axes: Axes, curves: Mapping[str, tuple[np.ndarray, np.ndarray]])
     axes.set_ylabel("Loss (normalised units)")
     axes.grid(True, which="both")
     if curves:
-        axes.legend(loc="upper right")
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 @styled

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import xarray as xr
 
 from wxlab.errors import WxlabError
@@ -76,7 +77,7 @@ class NowcastView:
         cells = [field_cells(field.values) for field in fields.values()]
         crs = projection_for(cells[0])
         width, height = panel_size(cells[0], crs, PANEL)
-        figure = new_figure(3 * width + 1.2, height + 1.1)
+        figure = new_figure(3 * width + 1.2, height + 1.5)
         places = figure.add_gridspec(1, 3)
         axes = [map_axes(figure, places[column], frame, crs) for column, frame in enumerate(cells)]
         scales = [rain, rain, probability_scale()]
@@ -89,5 +90,5 @@ class NowcastView:
             if place is axes[1]:
                 figure.colorbar(mesh, ax=axes[:2], extend=rain[2], label=true.label, location="bottom", aspect=40, shrink=0.8)
         words = f"Probability of {threshold:g} {true.look.units} or more".replace("  ", " ")
-        figure.colorbar(mesh, ax=axes[2], label=words, location="bottom", aspect=20, shrink=0.9)
+        figure.colorbar(mesh, ax=axes[2], label=words, ticks=np.arange(0, 1.01, 0.2), location="bottom", aspect=20, shrink=0.9)
         return figure
