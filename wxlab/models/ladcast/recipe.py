@@ -13,6 +13,7 @@ from wxlab.errors import WxlabError, unknown
 from wxlab.grids import Grid
 from wxlab.models.base import Averaging, Batch, Model, Recipe, per_sample_mse
 from wxlab.models.ladcast.autoencoder import Autoencoder
+from wxlab.models.ladcast.dynamics import Dynamics, scales
 from wxlab.models.ladcast.network import Ladcast
 from wxlab.models.ladcast.statistics import SST
 from wxlab.nn.edm import TrainingNoise
@@ -88,6 +89,8 @@ class Reconstruction(_Scheduled):
     detach_poles: no weight gradient from the pole rows of the spherical convolutions, as in the authors' code.
     lr: the authors' is 1e-4 for ``all``, 1e-5 for ``decoder``.  warmup: optimiser steps from 1 on, below 1 a share of all; theirs is 3000.
     average_from: updates before weights are averaged (with ``ema``); until then the average follows the weights.
+    physics: how much the relative L2 of geostrophic wind, vorticity and divergence counts beside that of the channels (of
+    anomalies, where the fields are normalised as such); see ``Dynamics``. The authors have no such term.
     """
 
     def __init__(
@@ -103,6 +106,7 @@ class Reconstruction(_Scheduled):
         weight_decay: float = 0.01,
         warmup: float = 0.05,
         average_from: int = 1000,
+        physics: float = 0.0,
     ) -> None:
         for name, value, allowed in (("stage", stage, Stage), ("rolls", rolls, Rolls)):
             if value not in get_args(allowed):
@@ -113,6 +117,10 @@ class Reconstruction(_Scheduled):
         weights = cosine_weights(model.spec.grid) if latitude_weights else None
         self.register_buffer("weights", weights, persistent=False)
         set_detached_poles(model, detach_poles)
+        if physics < 0 or (physics and rolls == "both"):
+            raise WxlabError(f"physics={physics} must be at least 0, and above it rolls='both' makes no sense; set rolls='longitude'")
+        self.physics = physics
+        self.dynamics = Dynamics(model.spec.channels, model.spec.grid) if physics else None
 
     def parameter_groups(self, model: Model) -> list[dict[str, Any]]:
         network = cast(Autoencoder, model)
@@ -140,7 +148,19 @@ class Reconstruction(_Scheduled):
             channels = observed.shape[1]
             out = torch.cat([torch.where(observed, out[:, :channels], x[:, :channels]), out[:, channels:]], dim=1)
         loss = relative_l2(out, x, weights)
-        return loss, {"relative_l2": loss.detach(), "mse": (out - x).square().mean().detach()}
+        logs = {"relative_l2": loss.detach(), "mse": (out - x).square().mean().detach()}
+        if self.dynamics is not None:
+            motion = self._motion(network, out, x)
+            loss, logs["physics"] = loss + self.physics * motion, motion.detach()
+        return loss, logs
+
+    def _motion(self, model: Autoencoder, out: Tensor, x: Tensor) -> Tensor:
+        """Relative L2 of the derived fields, weighted by area: out, x [B, C + S, H, W] -> scalar."""
+        assert self.dynamics is not None
+        channels = model.spec.channels
+        units = scales(model.normaliser, channels).to(x)
+        found, true = (self.dynamics(fields[:, : len(channels)] * units) for fields in (out, x))
+        return relative_l2(found, true, self.dynamics.cosine[1:-1])
 
     def _check(self, batch: Batch) -> None:
         if self.require_mask and batch.mask is None:
