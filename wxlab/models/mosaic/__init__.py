@@ -10,11 +10,11 @@ from wxlab.models.mosaic.building import DEFAULTS, build
 from wxlab.models.mosaic.network import Mosaic
 from wxlab.models.mosaic.official import load_official, save_official
 from wxlab.models.mosaic.recipe import EnsembleTraining, fair_crps, with_horizon
-from wxlab.models.mosaic.statistics import CHANNELS, GRID, STATIC
+from wxlab.models.mosaic.statistics import CHANNELS, GRID, STATIC, read_static, read_statistics
 
 __all__ = [
-    "ENTRY", "PRESETS", "EnsembleTraining", "Mosaic", "build", "fair_crps", "force_engine", "load_official", "save_official",
-    "with_horizon",
+    "CHANNELS", "ENTRY", "GRID", "PRESETS", "STATIC", "EnsembleTraining", "Mosaic", "build", "fair_crps", "force_engine", "load_official",
+    "read_static", "read_statistics", "save_official", "with_horizon",
 ]  # fmt: skip
 
 HOUR = 3600

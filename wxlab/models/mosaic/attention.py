@@ -149,7 +149,7 @@ def _parts(chosen: Tensor, block: int, like: Tensor) -> Iterator[tuple[slice, Te
     """Slices of the flat query blocks and the flat numbers [part, n] of the key blocks that they read."""
     batch, kinds, blocks, count = chosen.shape
     first = torch.arange(batch * kinds, device=chosen.device).view(batch, kinds, 1, 1) * blocks
-    index = (chosen + first).view(-1, count)
+    index = (chosen + first).reshape(-1, count)
     bytes_each = 2 * count * block * like.shape[-1] * like.element_size()
     size = max(1, GATHER_BYTES.get(like.device.type, GATHER_BYTES["cpu"]) // bytes_each)
     for start in range(0, len(index), size):

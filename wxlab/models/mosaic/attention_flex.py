@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import lru_cache
 from typing import Any
 
@@ -50,6 +51,10 @@ def flex_selected(q: Tensor, k: Tensor, v: Tensor, chosen: Tensor, block: int) -
     if not q.is_cuda and torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
         raise WxlabError("the attention engine 'flex' has gradients on a CUDA GPU alone; use 'gather', which runs everywhere")
     attend = _compiled() if q.is_cuda else flex_attention
+    if not torch.is_grad_enabled():
+        q, k, v = q.detach(), k.detach(), v.detach()  # or it refuses weights that could have gradients
     mask = block_mask(chosen, q.shape[1], block)
-    out: Tensor = attend(q.contiguous(), k.contiguous(), v.contiguous(), block_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "flex_attention called without torch.compile")  # said above
+        out: Tensor = attend(q.contiguous(), k.contiguous(), v.contiguous(), block_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
     return out

@@ -72,7 +72,8 @@ class Interpolation(nn.Module):
         targets, count = self.neighbors.shape
         wide = torch.promote_types(v.dtype, torch.float32)
         near = u.to(wide).flatten(1)[self.neighbors].unflatten(-1, (self.heads, 3))  # [targets, count, heads, 3]
-        weights = torch.softmax(torch.einsum("ike,ikhe->ihk", self.rel_pos.to(wide), near), dim=-1)
+        with torch.autocast(v.device.type, enabled=False):
+            weights = torch.softmax(torch.einsum("ike,ikhe->ihk", self.rel_pos.to(wide), near), dim=-1)
         # a bag for each (target, head): the values of neighbours are summed as they are read, never gathered
         bags = self.neighbors.unsqueeze(1) * self.heads + torch.arange(self.heads, device=u.device).view(1, -1, 1)
         table = v.to(wide).reshape(-1, v.shape[-1] // self.heads)

@@ -251,7 +251,7 @@ class Mosaic(Model):
 
     def predict(self, batch: Batch, members: int = 1, generator: Streams | None = None) -> Tensor:
         if self.noise_generator is None:
-            return self.repeat_members(self.roll(batch, None)[:, 0], members)
+            return self.repeat_members(self.roll(batch, None, generator.call if generator is not None else 0)[:, 0], members)
         if generator is None:
             raise WxlabError("mosaic draws noise and needs a generator; forecast(..., seed=...) gives one")
         shape = (self.spec.horizon, self.config["noise_dim"])

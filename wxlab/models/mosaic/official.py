@@ -45,7 +45,7 @@ def load_official(source: str | os.PathLike[str] | Mapping[str, Any], config: Ma
     sizes = _sizes(weights, stored, settings)
     spec, static = _spec(weights, stored, settings)
     model = build(spec, **sizes, kept_static=static)
-    names = {name: PREFIX + name for name in model.state_dict()}
+    names = {name: PREFIX + name for name in (*model.state_dict(), *weights)}
     load_exactly(model, weights if model.kept is None else {**weights, "kept": model.kept}, names, "this Mosaic")
     unexpected = [PREFIX + name for name in stored if name not in geometry(model)]
     if unexpected:
