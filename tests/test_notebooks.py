@@ -35,7 +35,7 @@ OTHER: dict[str, dict[str, Any]] = {
         "ladder_steps": 1,
         "forecast_steps": 4,
         "max_forecasts": 5,
-        "model_options": {"hid_T": 32},
+        "model_options": {"hid_T": 32, "block": "gsta"},
         "seed": 3,
     },
     "03_stldm": {
