@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from wxlab.plots.animation import Animation, animate
 from wxlab.plots.bars import plot_bars
+from wxlab.plots.ensemble import explore_ensemble, plot_zonal
 from wxlab.plots.explorer import explore
 from wxlab.plots.holo import holo_comparison
 from wxlab.plots.losses import LiveLoss, plot_losses
@@ -28,6 +29,7 @@ __all__ = [
     "LiveLoss",
     "animate",
     "explore",
+    "explore_ensemble",
     "explore_nowcast",
     "holo_comparison",
     "plot_attention",
@@ -50,5 +52,6 @@ __all__ = [
     "plot_series",
     "plot_spectra",
     "plot_thresholds",
+    "plot_zonal",
     "use_style",
 ]
