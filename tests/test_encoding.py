@@ -13,10 +13,11 @@ from noise import make, times_of
 
 from wxlab import create_model, encoding, forecast, load_checkpoint
 from wxlab.checkpoints import save_checkpoint
-from wxlab.encoding import decode, encode, encode_states, reconstruct
+from wxlab.encoding import audit, decode, encode, encode_states, reconstruct
 from wxlab.errors import WxlabError
-from wxlab.grids import Grid
+from wxlab.grids import Grid, area_weights
 from wxlab.models.ladcast import Autoencoder
+from wxlab.plots.fields import pick_variable
 from wxlab.store import Store, open_store, prepare
 
 SPLITS = {"train": ["2001-01-01", "2001-01-08"], "validation": ["2001-01-09", "2001-01-10"], "test": ["2001-01-12", "2001-01-13"]}
@@ -129,6 +130,23 @@ def test_states_go_to_latents_and_back(store: Store, model: Autoencoder, checkpo
         np.testing.assert_allclose(result["geopotential"].sel(level=850), expected[:, 2], rtol=1e-5)
     one = decode(model, latents.isel(time=3))
     np.testing.assert_allclose(one["2m_temperature"], expected[3, 0], rtol=1e-5)
+
+
+def test_the_audit_is_that_of_the_reconstruction(store: Store, model: Autoencoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoding, "AUDIT_STATES", 3)
+    table = audit(model, store, every=2, bar=-1e9)
+    truth = store.dataset("test").isel(time=slice(None, None, 2))
+    made = reconstruct(model, truth)
+    weights = xr.DataArray(area_weights(store.grid), dims="latitude", coords={"latitude": list(store.grid.y)})
+    usual = store.climatology().dataset(truth["time"].values)
+    for name in store.channels:
+        true, found, normal = (pick_variable(data, name)[0].astype("f8") for data in (truth, made, usual))
+        error, anomaly = (((field - true) ** 2 * weights).mean() for field in (found, normal))
+        assert table.loc[name, "rmse test"] == pytest.approx(float(np.sqrt(error)), rel=1e-4)
+        assert table.loc[name, "explained"] == pytest.approx(float(1 - error / anomaly), rel=1e-4)
+    assert table["reached"].all() and list(table.index) == list(store.channels)
+    ratio = table["rmse test"] / table["rmse train"]
+    assert np.allclose(table["worse"], ratio - 1) and table["flagged"].equals(ratio - 1 > 0.2)
 
 
 def test_anomalies_get_the_climatology_of_their_valid_time_back(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import xarray as xr
 
@@ -15,7 +16,7 @@ from wxlab.channels import locate_channel, stack, unstack
 from wxlab.errors import WxlabError
 from wxlab.files import atomic_dir
 from wxlab.forcings import seconds
-from wxlab.grids import grid_of
+from wxlab.grids import area_weights, grid_of
 from wxlab.models.ladcast.autoencoder import Autoencoder
 from wxlab.models.ladcast.forecaster import decode_frames, encode_frames
 from wxlab.preparation import prepare
@@ -24,6 +25,7 @@ from wxlab.store import Store, open_store
 
 LATENT = "latent"
 BLOCK_BYTES = 8 << 20  # of a block of latents, the unit of work: what a killed run loses of each thread
+AUDIT_STATES = 32  # states of an audit that are in memory at a time
 PathLike = str | os.PathLike[str]
 
 
@@ -139,6 +141,47 @@ def reconstruct(autoencoder: Autoencoder | PathLike, states: xr.Dataset) -> xr.D
         dask="parallelized", output_dtypes=[np.float32],
     )  # fmt: skip
     return unstack(found)
+
+
+def audit(
+    autoencoder: Autoencoder | PathLike,
+    store: Store | PathLike,
+    *,
+    seen: str = "train",
+    unseen: str = "test",
+    every: int = 1,
+    bar: float = 0.9,
+) -> pd.DataFrame:
+    """How well each channel comes back, on states that training saw and on states that it did not.
+
+    With area weights over space and means over time, ``rmse = √⟨(x' - x)²⟩`` in the unit of the channel, and ``explained = 1 - ⟨(x' - x)²⟩
+    / ⟨(x - c)²⟩`` on the unseen states, c the climatology: 0 says that the latent tells no more than the date.
+    store: of the fields.  seen, unseen: splits.  every: one state in so many is read.  bar: that ``explained`` should reach.
+    Returns a row for each channel: rmse of both, ``worse`` (unseen over seen, minus 1), ``flagged`` (worse by more than 20 %),
+    ``explained`` and ``reached``. Missing points count nowhere.
+    """
+    source = open_store(store)
+    sums = {split: _error_sums(autoencoder, source, split, every) for split in (seen, unseen)}
+    rmse = {split: np.sqrt(error) for split, (error, _) in sums.items()}
+    error, anomaly = sums[unseen]
+    explained = 1 - error / anomaly
+    worse = rmse[unseen] / rmse[seen] - 1
+    columns = {f"rmse {seen}": rmse[seen], f"rmse {unseen}": rmse[unseen], "worse": worse, "flagged": worse > 0.2}
+    return pd.DataFrame({**columns, "explained": explained, "reached": explained >= bar}, index=pd.Index(source.channels, name="channel"))
+
+
+def _error_sums(autoencoder: Autoencoder | PathLike, store: Store, split: str, every: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean squares [C] of the error of the reconstruction and of the departure from the climatology, weighted by area."""
+    states, usual = store.dataset(split).isel(time=slice(None, None, every)), store.climatology()
+    weights = area_weights(store.grid)[:, None]
+    totals = np.zeros((3, len(store.channels)))
+    for first in range(0, states.sizes["time"], AUDIT_STATES):
+        part = states.isel(time=slice(first, first + AUDIT_STATES))
+        true, found = (stack(fields, store.channels).values.astype(np.float64) for fields in (part, reconstruct(autoencoder, part)))
+        observed = np.isfinite(true) & np.isfinite(found)
+        for i, field in enumerate((found - true, true - usual.at(seconds(part["time"].values)), np.ones_like(true))):
+            totals[i] += (np.where(observed, field, 0) ** 2 * weights).sum((0, 2, 3))
+    return totals[0] / totals[2], totals[1] / totals[2]
 
 
 @lru_cache(maxsize=1)

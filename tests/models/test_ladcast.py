@@ -23,9 +23,9 @@ from wxlab.encoding import decode, encode_states, reconstruct
 from wxlab.errors import WxlabError
 from wxlab.grids import Grid
 from wxlab.models import Batch
-from wxlab.models.ladcast import Autoencoder, Denoising, Ladcast, LatentForecaster, Reconstruction
+from wxlab.models.ladcast import Autoencoder, Denoising, Ladcast, LatentForecaster, Reconstruction, sampling_steps
 from wxlab.models.ladcast.blocks import LinearAttention
-from wxlab.models.ladcast.rope import Rotary, rotate, spherical_harmonics
+from wxlab.models.ladcast.rope import Rotary, likeness, rotate, spherical_harmonics
 from wxlab.models.ladcast.transformer import SingleBlock
 from wxlab.normaliser import Normaliser, Transform
 from wxlab.rollout import LEAD
@@ -188,6 +188,17 @@ def test_the_papers_latitude_factor_is_half_the_codes() -> None:
     code, paper = (transformer(latitude_factor=factor).network.rotary for factor in (6.0, 3.0))
     assert code.y is not None and paper.y is not None and code.y[0] == pytest.approx(2 * paper.y[0]) and code.x == paper.x
     assert code.y[0] == pytest.approx(math.radians(6 * autoencoder().latent_grid.y[0]))
+
+
+def test_likeness_of_places() -> None:
+    grid = Grid.regular(16, 32)
+    alike = {position: likeness(grid, 40.0, 100.0, position=position) for position in ("geo", "rotary")}  # type: ignore[arg-type]
+    for field in alike.values():
+        assert field.dims == ("latitude", "longitude") and float(field.max()) == pytest.approx(1) and float(field.min()) >= -1
+        place = field.where(field == field.max(), drop=True)
+        assert abs(float(place["latitude"][0]) - 40) < 6 and abs(float(place["longitude"][0]) - 100) < 6
+    narrow, wide = (float((likeness(grid, 0.0, 180.0, latitude_factor=factor)[:, 16] > 0.8).sum()) for factor in (6.0, 3.0))
+    assert narrow < wide  # 6 times the latitude turns twice as fast
 
 
 def test_spherical_harmonics_are_orthonormal() -> None:
@@ -492,6 +503,19 @@ def test_initial_noise_is_each_members_own() -> None:
     known.clear()
     forecast(model, STATES, steps=1, members=3, times=STATES["time"].values[:1])
     assert torch.equal(known[0][0], known[0][1])
+
+
+def test_every_step_of_a_sample_can_be_looked_at() -> None:
+    model, time = forecaster(static=True), STATES["time"].values[3]
+    steps = sampling_steps(model, STATES, time=time, seed=2)
+    made = forecast(model, STATES, steps=2, times=time, seed=2)
+    assert steps["geopotential"].dims == ("sigma", LEAD, "level", "latitude", "longitude")
+    np.testing.assert_allclose(steps["sigma"], model.transformer.sampler.sigmas[:-1], rtol=1e-6)
+    for name in made.data_vars:  # the last step ends on the last denoised sample
+        np.testing.assert_allclose(steps[name].isel(sigma=-1), made[name].isel(time=0).transpose(*steps[name].dims[1:]), rtol=1e-4)
+    assert not np.allclose(steps["geopotential"][0], steps["geopotential"][-1], rtol=1e-4)
+    with pytest.raises(WxlabError, match="2 initial times were given"):
+        sampling_steps(model, STATES, time=STATES["time"].values[3:5])
 
 
 def test_missing_sea_surface_temperature_stays_missing() -> None:

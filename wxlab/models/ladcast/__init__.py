@@ -5,7 +5,7 @@ from __future__ import annotations
 from wxlab.models import Entry
 from wxlab.models.ladcast.autoencoder import Autoencoder, latent_names
 from wxlab.models.ladcast.autoencoder import build as build_autoencoder
-from wxlab.models.ladcast.forecaster import LatentForecaster
+from wxlab.models.ladcast.forecaster import LatentForecaster, sampling_steps
 from wxlab.models.ladcast.network import STEP, Ladcast
 from wxlab.models.ladcast.network import build as build_transformer
 from wxlab.models.ladcast.official_autoencoder import load_official as load_autoencoder
@@ -29,6 +29,7 @@ __all__ = [
     "load_autoencoder",
     "load_transformer",
     "read_statistics",
+    "sampling_steps",
     "save_autoencoder",
     "save_transformer",
 ]

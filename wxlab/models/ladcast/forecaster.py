@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import xarray as xr
 from torch import Tensor
 
+from wxlab.channels import unstack
 from wxlab.errors import WxlabError
+from wxlab.forcings import seconds
 from wxlab.models.base import Batch, Model, Spec
 from wxlab.models.ladcast.autoencoder import Autoencoder
 from wxlab.models.ladcast.network import Ladcast
+from wxlab.nn.edm import Denoiser
 
 if TYPE_CHECKING:
+    from wxlab.rollout import States
     from wxlab.streams import Streams
 
 
@@ -68,6 +74,48 @@ class LatentForecaster(Model):
         future = self.transformer.predict(inner, members, generator)  # [B, M, To, L, h, w]
         fields = decode_frames(self.autoencoder, units.denormalise(future, names).flatten(0, 2))
         return fields.unflatten(0, future.shape[:3])
+
+
+@torch.no_grad()
+def sampling_steps(forecaster: LatentForecaster, initial: States, *, time: object, seed: int = 0) -> xr.Dataset:
+    """What the sampler believes at each noise level: the denoised frames of one member, decoded.
+
+    initial: states that hold ``time``, the initial time.  seed: of the forecast whose first member this is.
+    Returns a Dataset with dims (sigma, prediction_timedelta, [level], latitude, longitude), from the highest noise level to the lowest.
+    """
+    from wxlab.rollout import forecast
+
+    seen: dict[float, Tensor] = {}
+    watched = copy.copy(forecaster.transformer)
+
+    def denoiser(known: Tensor, stamps: Tensor | None) -> Denoiser:
+        denoise = forecaster.transformer.denoiser(known, stamps)
+
+        def noted(x: Tensor, sigma: Tensor) -> Tensor:
+            seen[float(sigma)] = clean = denoise(x, sigma)
+            return clean
+
+        return noted
+
+    watched.denoiser = denoiser  # type: ignore[method-assign, assignment]
+    made = forecast(LatentForecaster(forecaster.autoencoder, watched), initial, steps=watched.spec.horizon, times=time, seed=seed)
+    if made.sizes["time"] != 1:
+        raise WxlabError(f"{made.sizes['time']} initial times were given, and the steps of one sample can be looked at; give one time")
+    steps = []
+    units, names = forecaster.normaliser, forecaster.spec.channels
+    assert units is not None
+    lead = made["prediction_timedelta"]
+    stamps = seconds((made["time"].values[0] + lead).values)
+    for clean in seen.values():
+        latents = (clean / watched.config["sigma_data"]).to(next(forecaster.parameters()).dtype).transpose(1, 2)  # [1, T, L, h, w]
+        steps.append(units.denormalise(forecaster.leave(latents)[0].cpu(), names, stamps).numpy())
+    y, x = forecaster.spec.grid.dims
+    coords = {"sigma": list(seen), "prediction_timedelta": lead.values, "channel": list(names)}
+    array = xr.DataArray(np.stack(steps), dims=(*coords, y, x), coords={**coords, y: made[y].values, x: made[x].values})
+    result = unstack(array)
+    for name, field in result.data_vars.items():
+        field.attrs.update(made[name].attrs)
+    return result
 
 
 def require_pair(autoencoder: Autoencoder, transformer: Ladcast) -> None:

@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+import xarray as xr
 from scipy.special import gammaln, lpmv
 from torch import Tensor, nn
 
@@ -84,6 +85,29 @@ def rotary(position: Position, theta: float, axes: Sequence[int], grid: Grid, la
     if position == "rotary":
         return Rotary(theta, axes, (0.0, rows - 1.0), (0.0, columns - 1.0))
     return Rotary(theta, axes)
+
+
+def likeness(
+    grid: Grid,
+    latitude: float,
+    longitude: float,
+    *,
+    position: Position = "geo",
+    latitude_factor: float = 6.0,
+    theta: float = 256.0,
+    width: int = 56,
+) -> xr.DataArray:
+    """How alike the turns of all tokens of a grid are to those of the token nearest to a place, 1 where they are the same.
+
+    The mean of ``cos((position - position') theta^(-2k/d))`` over the frequencies of latitude and longitude, ``width`` channels each: what
+    rotation makes of the product of a query and a key that are equal, all channels alike. Learned places are not told.
+    """
+    rows, columns = grid.shape
+    table = rotary(position, theta, (0, width, width), grid, latitude_factor).table(0, 1, rows, columns, torch.device("cpu"))[:, 0]
+    apart = [(np.asarray(axis) - place + 180) % 360 - 180 for axis, place in ((grid.y, latitude), (grid.x, longitude))]
+    here = int(np.abs(apart[0]).argmin()) * columns + int(np.abs(apart[1]).argmin())
+    alike = (table * table[here].conj()).real.mean(-1).view(rows, columns).numpy()
+    return xr.DataArray(alike, dims=grid.dims, coords={dim: list(axis) for dim, axis in zip(grid.dims, (grid.y, grid.x), strict=True)})
 
 
 class LearnedPlaces(nn.Module):
