@@ -7,8 +7,8 @@ guided    sampling of one 128x128 sample with guidance 1: from noise and the fir
           condition (or zeros) joined to the features before the convolution, guidance as two calls, attention with its matrix of weights,
           norms by their formula, the default memory layout. Both run in turn in one process.
 unguided  the same without guidance.
-memory    what a denoising step allocates: the most that lives at once while all and while a quarter of the steps are sampled, and while the network runs
-          by itself, counted by torch's profiler.
+memory    what a denoising step allocates: the most that lives at once while the network runs by itself, and while a quarter and while all
+          of the steps are sampled, counted by torch's profiler.
 profile   where the time of guided sampling goes, by operation.
 Printed are medians of CPU seconds, the largest difference of the results (rounding, asserted), ratios and mebibytes.
 """
@@ -44,10 +44,14 @@ def normalised(norm: Norm, x: Tensor) -> Tensor:
     return (x - mean) / (variance + 1e-5).sqrt() * norm.g
 
 
+def convolved(projection: Any, x: Tensor) -> Tensor:
+    return F.conv2d(x, projection.weight, projection.bias)
+
+
 def literal_patches(attention: PatchAttention, x: Tensor) -> Tensor:
     n, _, h, w = x.shape
     p, heads, dim = attention.patch, attention.heads, attention.dim
-    qkv = F.conv2d(normalised(attention.norm, x), attention.to_qkv.weight).chunk(3, dim=1)
+    qkv = convolved(attention.to_qkv, normalised(attention.norm, x)).chunk(3, dim=1)
 
     def patches(part: Tensor) -> Tensor:  # [n, patches, heads, dim, points]
         cut = part.view(n, heads, dim, h // p, p, w // p, p)
@@ -58,26 +62,22 @@ def literal_patches(attention: PatchAttention, x: Tensor) -> Tensor:
     context = torch.einsum("nphdi,nphei->nphde", k, v)
     out = torch.einsum("nphde,nphdi->nphei", context, q)
     out = out.reshape(n, h // p, w // p, heads * dim, p, p).permute(0, 3, 1, 4, 2, 5).reshape(n, -1, h, w)
-    projection, norm = attention.to_out[0], cast(Norm, attention.to_out[1])
-    return normalised(norm, F.conv2d(out, projection.weight, projection.bias)) + x
+    return normalised(cast(Norm, attention.to_out[1]), convolved(attention.to_out[0], out)) + x
 
 
 def literal_space(attention: SpatialAttention, x: Tensor) -> Tensor:
     n, _, h, w = x.shape
-    qkv = F.conv2d(normalised(attention.norm, x), attention.to_qkv.weight).chunk(3, dim=1)
+    qkv = convolved(attention.to_qkv, normalised(attention.norm, x)).chunk(3, dim=1)
     q, k, v = (part.view(n, attention.heads, -1, h * w) for part in qkv)
     weights = torch.einsum("nhdi,nhdj->nhij", q * q.shape[2] ** -0.5, k).softmax(-1)
     out = torch.einsum("nhij,nhdj->nhdi", weights, v).reshape(n, -1, h, w)
-    return F.conv2d(out, attention.to_out[0].weight, attention.to_out[0].bias) + x
+    return convolved(attention.to_out[0], out) + x
 
 
 def literal_time(attention: TemporalAttention, x: Tensor) -> Tensor:
-    _, _, h, w = x.shape
     frames = normalised(attention.norm, x.unflatten(0, (-1, attention.frames)))  # [B, T, C, h, w]
     points = frames.permute(0, 3, 4, 1, 2).flatten(1, 2)  # [B, h w, T, C]
-    q, k, v = (
-        to(points).unflatten(-1, (attention.heads, -1)).transpose(2, 3) for to in (attention.to_q, attention.to_k, attention.to_v)
-    )
+    q, k, v = (to(points).unflatten(-1, (attention.heads, -1)).transpose(2, 3) for to in (attention.to_q, attention.to_k, attention.to_v))
     weights = torch.einsum("bphid,bphjd->bphij", q * q.shape[-1] ** -0.5, k).softmax(-1)
     out = torch.einsum("bphij,bphjd->bphid", weights, v).transpose(2, 3).flatten(3)
     return attention.to_out(out).permute(0, 2, 3, 1).reshape(x.shape) + x
@@ -170,7 +170,7 @@ def measure_memory(model: STLDM, condition: Tensor, start: Tensor) -> None:
     few, many = max(steps // 4, 2), steps
     for steps in (few, many):
         sampling = model.with_sampling(sampling_steps=steps)
-        found[steps] = most_allocated(lambda sampling=sampling: sampling.sample(condition, None, start))  # type: ignore[misc]
+        found[steps] = most_allocated(lambda sampling=sampling: sampling.sample(condition, torch.randn, start))  # type: ignore[misc]
         print(f"  {found[steps]:.1f} MiB at most in a sample of {steps} steps", flush=True)
     latents = 4 * start.nbytes / MEBIBYTE  # the state twice, as one batch; before and after a step
     tables = sum(rows.nbytes for rows in modulation.values()) * many / MEBIBYTE
@@ -208,13 +208,13 @@ def main() -> None:
     with torch.inference_mode():
         for name, variant in (("guided", model), ("unguided", free)):
             if name in arguments.only:
-                ours = lambda variant=variant: variant.sample(condition, None, start)  # noqa: E731
+                ours = lambda variant=variant: variant.sample(condition, torch.randn, start)  # noqa: E731
                 literal = lambda variant=variant: literal_sample(variant, condition, start)  # noqa: E731
                 alternate(f"{name} sampling in {arguments.steps} steps, CPU seconds", ours, literal, arguments.repeats)
         if "memory" in arguments.only:
             measure_memory(model, condition, start)
         if "profile" in arguments.only:
-            measure_profile(lambda: model.sample(condition, None, start))
+            measure_profile(lambda: model.sample(condition, torch.randn, start))
 
 
 if __name__ == "__main__":

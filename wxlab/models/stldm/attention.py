@@ -1,11 +1,13 @@
 """The three attentions of STLDM's denoiser, each with its normalisation and its residual: ``x + out(attention(norm(x)))``.
 
 n = B T2 frames, C channels, D = heads x dim of each head. Fields come and go as [n, C, h, w]; in channels-last memory, which is what the
-denoiser works in, the views [n, h, w, C] inside cost nothing.
+denoiser works in, the views [n, h, w, C] inside cost nothing. Patches, and the frames of a point, do not see each other: on a CPU they
+are taken some at a time.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -13,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wxlab.nn.attention_tap import AttentionTap
+
+PIECE = 2048  # tokens
 
 
 def _epsilon(x: Tensor) -> float:
@@ -64,15 +68,19 @@ class PatchAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         (n, c, h, w), p = x.shape, self.patch
-        # patches first: there are fewer channels to move than queries, keys and values
         patches = x.permute(0, 2, 3, 1).reshape(n, h // p, p, w // p, p, c).transpose(2, 3).reshape(-1, p * p, c)
-        patches = self.norm.over_channels(patches)  # [n h/P w/P, P P, C]
-        q, k, v = (F.linear(patches, part.flatten(1)).unflatten(2, (self.heads, -1)) for part in self.to_qkv.weight.chunk(3))
-        context = k.softmax(1).permute(0, 2, 3, 1) @ v.transpose(1, 2) * self.dim**-0.5  # [..., heads, dim, dim]
-        out = (q.softmax(3).transpose(1, 2) @ context).transpose(1, 2).flatten(2)  # [..., P P, D]
-        out = cast(Norm, self.to_out[1]).over_channels(self.to_out[0](out))
+        out = in_pieces(self._branch, patches)
         out = out.view(n, h // p, w // p, p, p, c).transpose(2, 3).reshape(n, h, w, c)
         return x + out.permute(0, 3, 1, 2)
+
+    def _branch(self, patches: Tensor) -> Tensor:
+        """[n h/P w/P, P P, C] -> the same shape."""
+        patches = self.norm.over_channels(patches)
+        q, k, v = (F.linear(patches, part.flatten(1)) for part in self.to_qkv.weight.chunk(3))  # [..., P P, D]
+        q, k = q.unflatten(2, (self.heads, -1)).softmax(3).flatten(2), k.softmax(1)
+        heads = zip(*(part.split(self.dim, 2) for part in (q, k, v)), strict=True)  # one after the other: views, no copies
+        out = torch.cat([q @ (k.transpose(1, 2) @ v * self.dim**-0.5) for q, k, v in heads], dim=2)
+        return cast(Norm, self.to_out[1]).over_channels(self.to_out[0](out))
 
 
 class SpatialAttention(nn.Module):
@@ -90,9 +98,8 @@ class SpatialAttention(nn.Module):
         n, _, h, w = x.shape
         qkv = self.to_qkv(self.norm.over_channels(x.permute(0, 2, 3, 1)))  # [n, h, w, 3 D]
         q, k, v = qkv.view(n, h * w, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # [n, heads, h w, dim]
-        out = attend(q, k, v, self.tap, (-1, self.frames, self.heads, h * w, h * w))
-        out = self.to_out(out.transpose(1, 2).reshape(n, h, w, -1))
-        return x + out.permute(0, 3, 1, 2)
+        out = attend(q, k, v, self.tap, (-1, self.frames, self.heads, h * w, h * w))  # [n, h w, D]
+        return x + self.to_out(out.view(n, h, w, -1)).permute(0, 3, 1, 2)
 
 
 class TemporalAttention(nn.Module):
@@ -113,19 +120,37 @@ class TemporalAttention(nn.Module):
         self.tap = AttentionTap(("pixel", "head", "query", "key"), kind="temporal")
 
     def forward(self, x: Tensor) -> Tensor:
-        _, _, h, w = x.shape
-        t = self.frames
-        points = self.norm.over_time(x.permute(0, 2, 3, 1).unflatten(0, (-1, t)))  # [B, T2, h, w, C]
-        q, k, v = (to(points).view(len(points), t, h * w * self.heads, -1).transpose(1, 2) for to in (self.to_q, self.to_k, self.to_v))
-        out = attend(q, k, v, self.tap, (-1, h * w, self.heads, t, t))  # [B, h w heads, T2, dim]
-        out = self.to_out(out.transpose(1, 2).reshape(-1, h, w, self.to_out.in_features))
-        return x + out.permute(0, 3, 1, 2)
+        (_, c, h, w), t = x.shape, self.frames
+        points = x.permute(0, 2, 3, 1).unflatten(0, (-1, t)).movedim(1, 3).reshape(-1, t, c)
+
+        def branch(points: Tensor) -> Tensor:
+            """[B h w, T2, C] -> the same shape."""
+            points = self.norm.over_time(points)
+            q, k, v = (to(points).unflatten(2, (self.heads, -1)).transpose(1, 2) for to in (self.to_q, self.to_k, self.to_v))
+            return self.to_out(attend(q, k, v, self.tap, (-1, h * w, self.heads, t, t)))
+
+        out = branch(points) if self.tap.read else in_pieces(branch, points)
+        return x + out.view(-1, h, w, t, c).permute(0, 3, 4, 1, 2).flatten(0, 1)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, tap: AttentionTap, shape: tuple[int, ...]) -> Tensor:
-    """``softmax(q k^T / sqrt(dim)) v`` of [..., length, dim]; only if someone reads the tap the weights are formed, viewed as ``shape``."""
-    if not tap.read:
-        return F.scaled_dot_product_attention(q, k, v)
-    weights = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
-    tap(weights.view(shape))
-    return weights @ v
+    """``softmax(q k^T / sqrt(dim)) v`` of [N, heads, length, dim] -> [N, length, D]; who reads the tap sees the weights as ``shape``."""
+    length, dim = q.shape[2:]
+    if tap.read:
+        weights = (q @ k.transpose(2, 3) * dim**-0.5).softmax(3)
+        tap(weights.view(shape))
+        out = weights @ v
+    elif q.device.type == "cpu" and length <= dim:  # the fused kernel is slow with so small matrices
+        heads = zip(q.unbind(1), k.unbind(1), v.unbind(1), strict=True)
+        return torch.cat([(q @ k.transpose(1, 2) * dim**-0.5).softmax(2) @ v for q, k, v in heads], dim=2)
+    else:
+        out = F.scaled_dot_product_attention(q, k, v)
+    return out.transpose(1, 2).flatten(2)
+
+
+def in_pieces(branch: Callable[[Tensor], Tensor], items: Tensor) -> Tensor:
+    """``branch`` of items [N, length, C], which do not see each other; on a CPU some at a time, so that what is between fits its cache."""
+    size = max(PIECE // items.shape[1], 1)
+    if items.device.type != "cpu" or len(items) <= size:
+        return branch(items)
+    return torch.cat([branch(part) for part in items.split(size)])

@@ -53,13 +53,14 @@ class _Convolution(nn.Module):
         """The formula behind the convolution, whose result y [n, C, h, w] is."""
         weight, bias = self.norm.weight, self.norm.bias
         if modulation is None:
-            return F.silu(F.group_norm(y, self.norm.num_groups, weight, bias, self.norm.eps))
+            return F.silu(F.group_norm(y, self.norm.num_groups, weight, bias, self.norm.eps), inplace=True)
         scale, shift = modulation.chunk(2, dim=1)
         scale = scale + 1
         if len(modulation) == 1:  # the same for all frames: part of the norm's own factors
-            return F.silu(F.group_norm(y, self.norm.num_groups, weight * scale[0], bias * scale[0] + shift[0], self.norm.eps))
+            y = F.group_norm(y, self.norm.num_groups, weight * scale[0], bias * scale[0] + shift[0], self.norm.eps)
+            return F.silu(y, inplace=True)
         y = F.group_norm(y, self.norm.num_groups, weight, bias, self.norm.eps)
-        return F.silu(torch.addcmul(shift[:, :, None, None], y, scale[:, :, None, None]))
+        return F.silu(torch.addcmul(shift[:, :, None, None], y, scale[:, :, None, None]), inplace=True)
 
     def forward(self, x: Tensor, modulation: Tensor | None = None) -> Tensor:
         return self.activate(self.proj(x), modulation)
@@ -76,7 +77,7 @@ class ResidualBlock(nn.Module):
         self.res_conv = nn.Conv2d(channels_in, channels_out, 1) if channels_in != channels_out else None
 
     def forward(self, x: Tensor, modulation: Tensor | None = None) -> Tensor:
-        return self.block2(self.block1(x, modulation)) + (x if self.res_conv is None else self.res_conv(x))
+        return self.block2(self.block1(x, modulation)).add_(x if self.res_conv is None else self.res_conv(x))
 
 
 class ConditionedBlock(ResidualBlock):
@@ -99,7 +100,7 @@ class ConditionedBlock(ResidualBlock):
         residual = F.conv2d(x, self.res_conv.weight[:, :width], self.res_conv.bias)
         if added is not None:
             y, residual = _add_first(y, added[0]), _add_first(residual, added[1])
-        return self.block2(self.block1.activate(y, modulation)) + residual
+        return self.block2(self.block1.activate(y, modulation)).add_(residual)
 
 
 def _add_first(x: Tensor, part: Tensor) -> Tensor:
