@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import nbformat
 import pytest
 
+from wxlab import notebook
 from wxlab.errors import WxlabError
 from wxlab.runs import Parameter, cast, parameters_of, run, sweep
 
@@ -128,3 +130,18 @@ def test_not_a_notebook(tmp_path: Path, text: str, message: str) -> None:
         parameters_of(path)
     with pytest.raises(WxlabError, match=r"unknown notebook 'b.ipynb'; did you mean 'a.ipynb'"):
         parameters_of(tmp_path / "b.ipynb")
+
+
+def test_a_notebook_finds_what_an_earlier_one_left(tmp_path: Path) -> None:
+    for order, (name, seed, path) in enumerate((("a", 0, "one"), ("b", 0, "two"), ("c", 1, "one"), ("d", 0, "gone"))):
+        (tmp_path / name).mkdir()
+        file = tmp_path / name / "result.json"
+        file.write_text(json.dumps({"metrics": {"model": str(tmp_path / path)}, "parameters": {"seed": seed, "steps": order}}))
+        os.utime(file, (order, order))
+    for path in ("one", "two"):
+        (tmp_path / path).mkdir()
+    (tmp_path / "one" / "result.json").write_text("broken")
+    assert notebook.earlier(tmp_path, "model", seed=0) == tmp_path / "two"
+    assert notebook.earlier(tmp_path, "model") == tmp_path / "one" and notebook.earlier(tmp_path, "model", seed=0, steps=0) == tmp_path / "one"
+    assert notebook.earlier(tmp_path, "model", seed=2) is None and notebook.earlier(tmp_path, "other") is None
+    assert notebook.earlier(tmp_path, "model", unknown=1) is None and notebook.earlier(tmp_path / "nowhere", "model") is None

@@ -5,6 +5,7 @@ A notebook's result is ``result.json`` in its run folder: metrics, claims, param
 
 from __future__ import annotations
 
+import json
 import math
 import platform
 import sys
@@ -18,7 +19,7 @@ from wxlab.errors import WxlabError
 from wxlab.files import write_json
 from wxlab.runs import NotebookResult, code_version, run, run_key, sweep
 
-__all__ = ["NotebookResult", "check", "claim", "record", "run", "setup", "sweep"]
+__all__ = ["NotebookResult", "check", "claim", "earlier", "record", "run", "setup", "sweep"]
 
 _PACKAGES = ("torch", "numpy", "xarray", "zarr", "accelerate")
 
@@ -95,6 +96,23 @@ def claim(text: str, value: float, bar: float, *, better: str = "greater") -> bo
     _current().claims.append({"claim": text, "value": value, "bar": bar, "better": better, "holds": holds})
     print(f"claim {'holds' if holds else 'FAILS'}: {text} ({value:.4g}, bar {'>' if better == 'greater' else '<'} {bar:.4g})")
     return holds
+
+
+def earlier(run_dir: str | Path, name: str, **parameters: Any) -> Path | None:
+    """A path that the latest run of another notebook recorded, if it ran with these parameters and the path is still there.
+
+    run_dir: that notebook's folder.  name: of what it recorded.  parameters: values that its own must equal; others may be anything.
+    """
+    found = []
+    for file in Path(run_dir).glob("*/result.json"):
+        try:
+            result = json.loads(file.read_text())
+        except (OSError, ValueError):
+            continue
+        path, same = result.get("metrics", {}).get(name), result.get("parameters", {})
+        if path and Path(path).exists() and all(key in same and same[key] == value for key, value in parameters.items()):
+            found.append((file.stat().st_mtime, Path(path)))
+    return max(found)[1] if found else None
 
 
 def check(name: str, answer: Any, expected: Any, *, tolerance: float = 1e-6, hint: str = "") -> bool:

@@ -51,8 +51,8 @@ AUTOENCODER = Entry(
             "blocks": ("res", "evit"), "scales": ((), (3,)), "head_dim": 8,
         },
         "demo": {
-            **_STATE, "channels": WEATHER, "grid": (32, 64), "latent": 16, "widths": (32, 64, 128), "layers": (1, 1, 1),
-            "blocks": ("res", "res", "evit"), "scales": ((), (), (5,)), "head_dim": 32,
+            **_STATE, "channels": WEATHER, "grid": (32, 64), "latent": 16, "widths": (24, 48, 96), "layers": (1, 1, 1),
+            "blocks": ("res", "res", "evit"), "scales": ((), (), (5,)), "head_dim": 24,
         },
         "paper_84": {**_PAPER, "static": STATIC, "latent": 84, "widths": (252, 504, 504, 1008)},
         "paper_1024": {**_PAPER, "static": (*STATIC, SIXTH), "latent": 1024, "widths": (512, 1024, 1024, 2048)},
