@@ -142,6 +142,6 @@ def test_a_notebook_finds_what_an_earlier_one_left(tmp_path: Path) -> None:
         (tmp_path / path).mkdir()
     (tmp_path / "one" / "result.json").write_text("broken")
     assert notebook.earlier(tmp_path, "model", seed=0) == tmp_path / "two"
-    assert notebook.earlier(tmp_path, "model") == tmp_path / "one" and notebook.earlier(tmp_path, "model", seed=0, steps=0) == tmp_path / "one"
+    assert notebook.earlier(tmp_path, "model") == notebook.earlier(tmp_path, "model", seed=0, steps=0) == tmp_path / "one"
     assert notebook.earlier(tmp_path, "model", seed=2) is None and notebook.earlier(tmp_path, "other") is None
     assert notebook.earlier(tmp_path, "model", unknown=1) is None and notebook.earlier(tmp_path / "nowhere", "model") is None
