@@ -18,7 +18,7 @@ from wxlab.attention import capture
 from wxlab.errors import WxlabError
 from wxlab.models.base import Batch
 from wxlab.models.baselines.topk_moe import Balanced, NoisyTopK, TopKMoE
-from wxlab.models.vamoe import LearnedVariances, VAMoE, channel_choices, variable_groups
+from wxlab.models.vamoe import LearnedVariances, VAMoE, channel_choices, expert_strength, variable_groups
 from wxlab.models.vamoe.experts import SwiGLU, VariableExperts, highest
 from wxlab.models.vamoe.trunk import Attention, LearnedVariance
 
@@ -290,8 +290,25 @@ def test_choices_of_channels_are_counted() -> None:
     picked = found["share"].sel(block=0, expert="surface").values > 0
     assert picked[np.unique(found["favourite"].sel(block=0, expert="surface").values)].all()
     assert model.training and not any(block.moe._forward_pre_hooks for block in model.blocks)
-    with pytest.raises(WxlabError, match="vit has no experts of variables"):
-        channel_choices(make("vit"), windows(model))
+    for look in (channel_choices, expert_strength):
+        with pytest.raises(WxlabError, match="vit has no experts of variables"):
+            look(make("vit"), windows(model))
+
+
+def test_strength_of_experts_is_measured_beside_the_shared_one() -> None:
+    model = shaken(make(expert_gain=16.0)).train()
+    batch = windows(model, 2)
+    found = expert_strength(model, batch)
+    assert found.dims == ("block", "expert") and found["expert"].values.tolist() == ["geopotential", "temperature", "surface"]
+    with torch.no_grad():
+        tokens = model.tokens(batch.history[:, 0])
+        block, row = model.blocks[0], model.emphases()[0][1]
+        x = block.norm2(block.attend(tokens, model.shape)).flatten(0, 1)
+        weights, channels = block.moe.choose(x, row)
+        mine = block.moe.experts[1](16.0 * weights * x.gather(-1, channels)).norm()
+        expected = mine / block.moe.shared_experts(x).norm()
+    assert float(found[0, 1]) == pytest.approx(float(expected), rel=1e-5)
+    assert model.training and not any(expert._forward_hooks for expert in model.blocks[0].moe.experts)
 
 
 # ---- the recipe -------------------------------------------------------------------------------------------------------------------

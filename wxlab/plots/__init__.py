@@ -5,7 +5,9 @@ from __future__ import annotations
 from wxlab.plots.animation import Animation, animate
 from wxlab.plots.bars import plot_bars
 from wxlab.plots.ensemble import explore_ensemble, plot_zonal
+from wxlab.plots.experts import plot_choices, plot_forgetting, plot_overlap, plot_shares, plot_tensors
 from wxlab.plots.explorer import explore
+from wxlab.plots.extension_explorer import explore_extension
 from wxlab.plots.holo import holo_comparison
 from wxlab.plots.losses import LiveLoss, plot_losses
 from wxlab.plots.maps import plot_comparison, plot_map, plot_maps
@@ -30,27 +32,33 @@ __all__ = [
     "animate",
     "explore",
     "explore_ensemble",
+    "explore_extension",
     "explore_nowcast",
     "holo_comparison",
     "plot_attention",
     "plot_availability",
     "plot_bars",
+    "plot_choices",
     "plot_climatology",
     "plot_comparison",
     "plot_exceedance",
+    "plot_forgetting",
     "plot_frames",
     "plot_histograms",
     "plot_losses",
     "plot_map",
     "plot_maps",
     "plot_normalised",
+    "plot_overlap",
     "plot_performance",
     "plot_rank_histogram",
     "plot_reliability",
     "plot_scorecard",
     "plot_scores",
     "plot_series",
+    "plot_shares",
     "plot_spectra",
+    "plot_tensors",
     "plot_thresholds",
     "plot_zonal",
     "use_style",

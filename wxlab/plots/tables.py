@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _BETTER_WHEN_LARGER = ("acc", "r2", "skill", "csi", "ets", "hss", "pod", "fss", "ssim", "psnr")
 
 
-def _heat(axes: Axes, values: np.ndarray, labels: tuple[Sequence[str], Sequence[str]], norm: Normalize, colours: str) -> Any:
+def heat(axes: Axes, values: np.ndarray, labels: tuple[Sequence[str], Sequence[str]], norm: Normalize, colours: str) -> Any:
     """Cells on a white grid, rows and columns named."""
     colour_map = mpl.colormaps[colours].with_extremes(bad=MISSING_COLOUR)
     image = axes.imshow(np.ma.masked_invalid(values), norm=norm, cmap=colour_map, aspect="auto")
@@ -36,7 +36,7 @@ def _heat(axes: Axes, values: np.ndarray, labels: tuple[Sequence[str], Sequence[
     return image
 
 
-def _write_numbers(axes: Axes, image: Any, values: np.ndarray, form: str) -> None:
+def write_numbers(axes: Axes, image: Any, values: np.ndarray, form: str) -> None:
     """Each number in its cell, light on dark colours and dark on light ones."""
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
@@ -85,9 +85,9 @@ def plot_scorecard(
     columns = [lead_text(lead).removesuffix(" h") for lead in shared]
     figure = new_figure(max(5.0, 2.6 + 0.62 * len(columns)), 1.3 + 0.34 * len(rows))
     axes = figure.add_subplot()
-    image = _heat(axes, values, (rows, columns), Normalize(-end, end), DIFFERENCE_MAP)
+    image = heat(axes, values, (rows, columns), Normalize(-end, end), DIFFERENCE_MAP)
     if values.size <= 400:
-        _write_numbers(axes, image, values, "{:+.0f}")
+        write_numbers(axes, image, values, "{:+.0f}")
     axes.set_xlabel("Lead time [h]")
     axes.set_title(f"{metric_title(metric)} of {names[0]} against {names[1]}")
     beyond = "neither" if largest <= end else "both"
@@ -121,9 +121,9 @@ def plot_attention(
     figure, places = _attention_places(len(shown), names)
     norm = Normalize(0.0, max(float(array.max()), 1e-9))
     for index, (axes, (title, values)) in enumerate(zip(places.flat, shown.items(), strict=False)):
-        image = _heat(axes, values.values, names, norm, "viridis")
+        image = heat(axes, values.values, names, norm, "viridis")
         if panels is None and len(names[1]) <= 8:
-            _write_numbers(axes, image, values.values, "{:.2f}")
+            write_numbers(axes, image, values.values, "{:.2f}")
         _thin(axes, names)
         axes.set_aspect("equal")
         axes.set_title(title)

@@ -73,7 +73,7 @@ class Explorer(widgets.VBox):
             self.message.value = f"<i>{error}</i>"
             return
         self.message.value = ""
-        self.picture.value = _png(figure)
+        self.picture.value = png(figure)
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
         bundle = super()._repr_mimebundle_(**options)
@@ -90,7 +90,7 @@ def _text(name: str, value: Any) -> str:
     return f"{value:g} hPa" if name == "level" else f"{value:g}" if name == "threshold" else str(value)
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=90)
     return buffer.getvalue()

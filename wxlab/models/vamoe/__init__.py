@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from wxlab.models import Entry
-from wxlab.models.vamoe.choices import channel_choices
+from wxlab.models.vamoe.choices import channel_choices, expert_strength
 from wxlab.models.vamoe.extension import carry_over, describe, extend
 from wxlab.models.vamoe.network import DEFAULTS, VAMoE, build, variable_groups
 from wxlab.models.vamoe.official import load_official, save_official
@@ -20,6 +20,7 @@ __all__ = [
     "carry_over",
     "channel_choices",
     "describe",
+    "expert_strength",
     "extend",
     "load_official",
     "published_scores",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,27 +24,17 @@ def channel_choices(model: Model, batch: Batch) -> xr.Dataset:
     share of its picks that an expert has in common with another, 1 for itself, k / E for picks by chance; ``favourite``
     (block, expert, latitude, longitude), the feature that is picked most strongly at the last sample's patches.
     """
-    if not isinstance(model, VAMoE):
-        raise WxlabError(f"{model.name or type(model).__name__} has no experts of variables; give a VA-MoE")
+    network = _require_experts(model)
     parts: list[dict[str, np.ndarray]] = []
-    width = model.config["embed_dim"]
+    width = network.config["embed_dim"]
 
     def look(module: Any, given: tuple[Tensor, Tensor]) -> None:
         x, emphasis = given
         weights, channels = zip(*(module.choose(x, row) for row in emphasis), strict=True)
         parts.append(_summary(torch.stack(weights), torch.stack(channels), width))
 
-    handles = [block.moe.register_forward_pre_hook(look) for block in model.blocks]
-    training = model.training
-    try:
-        with torch.no_grad():
-            parameter = next(model.parameters())
-            model.eval()(batch.history[:, -1].to(parameter))
-    finally:
-        model.train(training)
-        for handle in handles:
-            handle.remove()
-    (h, w), p, grid = model.shape, model.patch, model.spec.grid
+    _run(network, batch, [block.moe.register_forward_pre_hook(look) for block in network.blocks])
+    (h, w), p, grid = network.shape, network.patch, network.spec.grid
     y, x = (np.asarray(axis).reshape(-1, p).mean(1) for axis in (grid.y, grid.x))
     joined = {name: np.stack([part[name] for part in parts]) for name in parts[0]}
     dims = ("block", "expert")
@@ -55,7 +46,7 @@ def channel_choices(model: Model, batch: Batch) -> xr.Dataset:
             "favourite": ((*dims, *grid.dims), joined["favourite"].reshape(len(parts), -1, h, w)),
         },
         {
-            "block": np.arange(len(parts)), "expert": list(model.experts), "other": list(model.experts), "feature": np.arange(width),
+            "block": np.arange(len(parts)), "expert": list(network.experts), "other": list(network.experts), "feature": np.arange(width),
             grid.dims[0]: y, grid.dims[1]: x,
         },
     )  # fmt: skip
@@ -73,3 +64,46 @@ def _summary(weights: Tensor, channels: Tensor, width: int) -> dict[str, np.ndar
         "overlap": common.cpu().numpy(),
         "favourite": channels[:, -1, :, 0].cpu().numpy(),
     }
+
+
+def expert_strength(model: Model, batch: Batch) -> xr.DataArray:
+    """How much each expert contributes beside the shared one: |expert_i(x)| / |shared(x)| over all tokens of a batch, (block, expert).
+
+    At the authors' initialisation it is about 1e-3 and less, because an expert's input is about 1/k of the token's channels and SwiGLU is
+    quadratic near 0; ``expert_gain`` changes that.
+    """
+    network = _require_experts(model)
+    sizes = torch.zeros(len(network.blocks), 1 + len(network.experts))
+
+    def watch(place: tuple[int, int]) -> Any:
+        def look(module: Any, given: Any, out: Tensor) -> None:
+            sizes[place] = out.detach().float().norm().cpu()
+
+        return look
+
+    handles = [
+        part.register_forward_hook(watch((b, i)))
+        for b, block in enumerate(network.blocks)
+        for i, part in enumerate((block.moe.shared_experts, *block.moe.experts))
+    ]
+    _run(network, batch, handles)
+    ratio = (sizes[:, 1:] / sizes[:, :1]).numpy()
+    return xr.DataArray(ratio, {"block": np.arange(len(ratio)), "expert": list(network.experts)}, ("block", "expert"), "strength")
+
+
+def _require_experts(model: Model) -> VAMoE:
+    if not isinstance(model, VAMoE):
+        raise WxlabError(f"{model.name or type(model).__name__} has no experts of variables; give a VA-MoE")
+    return model
+
+
+def _run(model: VAMoE, batch: Batch, handles: Sequence[Any]) -> None:
+    """One prediction with hooks in place; afterwards they are gone and the model is in the mode that it was in."""
+    training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(batch.history[:, -1].to(next(model.parameters())))
+    finally:
+        model.train(training)
+        for handle in handles:
+            handle.remove()

@@ -194,26 +194,51 @@ def _levels_text(levels: Sequence[int]) -> str:
     return f"the model's levels are {', '.join(map(str, levels))}" if levels else "the model has no levels"
 
 
+# parts of the network by what the names of their tensors hold
+PARTS = {
+    "pos_embed": "position",
+    "logvar": "log-variances",
+    "patch_embed": "encoder",
+    "head": "decoder",
+    "posembedder": "index encoder",
+    "norm1": "attention and its norms",
+    "attn": "attention and its norms",
+    "norm2": "attention and its norms",
+    "Embedder": "gates",
+    "shared_experts": "shared expert",
+    "moe.norm": "after the experts",
+    "moe.mlp": "after the experts",
+}
+
+
 def describe(model: VAMoE) -> pd.DataFrame:
     """What the last extension did to each tensor.
 
-    Returns one row per tensor: ``tensor``, ``shape``, ``numbers`` in it, ``origin`` (copied, partly copied, new), ``trained`` (all, new
-    columns, none) and ``trainable``, how many of its numbers training moves.
+    Returns one row per tensor: ``tensor``, ``part`` of the network, ``shape``, ``numbers`` in it, ``origin`` (copied, partly copied,
+    new), ``trained`` (all, new columns, none), ``copied`` and ``trainable``: how many of its numbers were carried over, and how many
+    training moves.
     """
     extension, rows = model.config["extension"], []
     held = {id(p) for p in model.partly_held()}
-    share = 1 - len(extension["channels"]) / len(model.spec.channels) if extension else 1.0
+    old = len(extension["channels"]) / len(model.spec.channels) if extension else 0.0  # share of channels that were carried over
     for name, parameter in model.named_parameters():
-        origin = "new"
-        if extension is not None:
-            carried = _source_name(name, extension["experts"]) is not None
-            origin = "new" if not carried else "partly copied" if name in CHANNEL_AXES else "copied"
+        carried = extension is not None and _source_name(name, extension["experts"]) is not None
+        origin = "new" if not carried else "partly copied" if name in CHANNEL_AXES else "copied"
         trained = "none" if not parameter.requires_grad else "new columns" if id(parameter) in held else "all"
-        moving = {"none": 0.0, "new columns": share, "all": 1.0}[trained]
+        known = {"new": 0.0, "partly copied": old, "copied": 1.0}[origin]
+        moving = {"none": 0.0, "new columns": 1 - old, "all": 1.0}[trained]
         rows.append(
             {
-                "tensor": name, "shape": tuple(parameter.shape), "numbers": parameter.numel(), "origin": origin, "trained": trained,
+                "tensor": name, "part": _part(model, name), "shape": tuple(parameter.shape), "numbers": parameter.numel(),
+                "origin": origin, "trained": trained, "copied": round(known * parameter.numel()),
                 "trainable": round(moving * parameter.numel()),
             }
         )  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _part(model: VAMoE, name: str) -> str:
+    _, found, rest = name.partition(".moe.experts.")
+    if found:
+        return f"expert of {model.experts[int(rest.split('.', 1)[0])]}"
+    return next(part for word, part in PARTS.items() if word in name)
