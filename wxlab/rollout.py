@@ -271,10 +271,11 @@ def _pieces(request: Request, states: xr.Dataset, starts: np.ndarray) -> Iterato
     length = max(1, CHUNK_BYTES // (4 * min(size, len(starts)) * share * levels * spec.grid.shape[0] * spec.grid.shape[1]))
     for first in range(0, len(starts), size):
         here = starts[first : first + size]
-        past, unseen = _past(request, states, here)
+        past, observed = _past(request, states, here)
+        unseen = _never(observed)
         for m in range(0, request.members, share):
             numbers = range(m, min(m + share, request.members))
-            rolled = roll(request.model, past, seconds(here), request.steps, numbers, request.seed, static, unseen)
+            rolled = roll(request.model, past, seconds(here), request.steps, numbers, request.seed, static, observed)
             for lead in range(0, request.steps, length):
                 frames = torch.stack(list(islice(rolled, length)), dim=2).cpu()
                 stop = lead + frames.shape[2]
@@ -287,8 +288,8 @@ def _pieces(request: Request, states: xr.Dataset, starts: np.ndarray) -> Iterato
                 yield place, _described(_as_dataset(request, values.numpy(), axes), states, request)
 
 
-def _past(request: Request, states: xr.Dataset, starts: np.ndarray) -> tuple[dict[int, Tensor], Tensor | None]:
-    """Normalised states [B, C, H, W] by seconds from the initial time, and where none of them has a masked channel."""
+def _past(request: Request, states: xr.Dataset, starts: np.ndarray) -> tuple[dict[int, Tensor], dict[int, Tensor] | None]:
+    """Normalised states [B, C, H, W] by seconds from the initial time, and where each was observed (None: everywhere)."""
     spec, normaliser = request.model.spec, request.normaliser
     offsets = past_offsets(request.model, request.steps)
     wanted = seconds(starts)[:, None] + offsets
@@ -297,8 +298,14 @@ def _past(request: Request, states: xr.Dataset, starts: np.ndarray) -> tuple[dic
     read = np.asarray(read_values(stack(chosen, spec.channels)), np.float32)
     values = torch.from_numpy(read[inverse.reshape(wanted.shape)])
     mask = normaliser.mask(values, spec.channels)
-    unseen = None if mask is None or mask.all() else ~mask.any(1)
-    return dict(zip(offsets.tolist(), normaliser.normalise(values, spec.channels, wanted).unbind(1), strict=True)), unseen
+    past = dict(zip(offsets.tolist(), normaliser.normalise(values, spec.channels, wanted).unbind(1), strict=True))
+    return past, None if mask is None or mask.all() else dict(zip(past, mask.unbind(1), strict=True))
+
+
+def _never(observed: dict[int, Tensor] | None) -> Tensor | None:
+    """Points that no state of the past has: bool [B, C, H, W], or None where there is none."""
+    unseen = None if observed is None else ~torch.stack(list(observed.values())).any(0)
+    return unseen if unseen is not None and unseen.any() else None
 
 
 def past_offsets(model: Model, steps: int) -> np.ndarray:
@@ -324,12 +331,13 @@ def roll(
     members: int | Sequence[int] = 1,
     seed: int = 0,
     static: Tensor | None = None,
-    unseen: Tensor | None = None,
+    observed: dict[int, Tensor] | None = None,
 ) -> Iterator[Tensor]:
     """The roll-out itself, on normalised tensors: yields the frames [B, M, C, H, W] one after the other.
 
     past: seconds from the initial time (0 and negative) -> state [B, C, H, W].  starts: initial times, int64 seconds [B].
-    members: how many, or their numbers.  unseen: bool [B, C, H, W], points that stay as they are, as in the states that training showed.
+    members: how many, or their numbers.  observed: as ``past``, bool; points that no past state has stay as they are, as in the states
+    that training showed, and the model is told of all that are missing.
     The first call makes all members from one history; then each (initial time, member) goes its own way.
     """
     spec, stepper = model.spec, model.stepper
@@ -339,7 +347,8 @@ def roll(
     entry = Streams(seed, starts, numbers, -1)
     known = {offset: model.enter(state.to(device), static, entry) for offset, state in past.items()}  # [B, 1 or M, ...]
     static = static if stepper.spec.static else None
-    hidden = unseen.to(device)[:, None, None] if unseen is not None and stepper is model else None
+    unseen = _never(observed) if stepper is model else None
+    hidden = unseen.to(device)[:, None, None] if unseen is not None else None
     missing = past[max(past)].to(device)[:, None, None] if hidden is not None else None  # what stands for a missing value
     for call, base in enumerate(range(0, steps * spec.step, spec.horizon * spec.step)):
         reads = [base - k * spec.history_step for k in reversed(range(spec.history))]
@@ -348,7 +357,7 @@ def roll(
         history = torch.stack([known[offset].expand(-1, together, -1, -1, -1) for offset in reads], dim=2)  # [B, 1 or M, Ti, ...]
         origin = np.repeat(starts, together)
         time = torch.from_numpy(origin[:, None] + np.array(reads + writes))
-        seen = None if hidden is None else (~hidden).expand(-1, together, time.shape[1], -1, -1, -1).flatten(0, 1)
+        seen = _seen(observed, [*reads, *writes], together, device) if stepper is model else None
         batch = Batch(history.flatten(0, 1), None, time.to(device), _forcing(stepper, time, device), static, seen)
         streams = Streams(seed, starts, numbers, call)
         if together == 1:
@@ -360,6 +369,16 @@ def roll(
         known.update({offset: block[:, :, k] for k, offset in enumerate(writes)})
         yield from (model.leave(known[offset]) for offset in writes[: steps - call * spec.horizon])
         known = {offset: state for offset, state in known.items() if offset > writes[-1] - spec.history * spec.history_step}
+
+
+def _seen(observed: dict[int, Tensor] | None, offsets: list[int], together: int, device: torch.device) -> Tensor | None:
+    """The mask of a batch, bool [B together, Ti+To, C, H, W]: frames that the model writes have all that the past has anywhere."""
+    if observed is None:
+        return None
+    unseen = _never(observed)
+    written = torch.ones_like(observed[0]) if unseen is None else ~unseen
+    frames = torch.stack([observed.get(offset, written) for offset in offsets], dim=1).to(device)
+    return frames.repeat_interleave(together, dim=0)
 
 
 def _forcing(model: Model, time: Tensor, device: torch.device) -> Tensor | None:

@@ -313,7 +313,7 @@ def test_points_without_radar_bring_no_rain_and_stop_none(name: str) -> None:
     if name != "steps":
         np.testing.assert_allclose(inside[known], truth[2, :, :30][known], atol=2.0)
     assert np.isfinite(run(model(name, UNITS), history, mask=seen)).all()
-    assert (run(model(name, UNITS), np.full_like(history, np.nan), mask=np.zeros_like(seen)) == 0).all()
+    assert np.isnan(run(model(name, UNITS), np.full_like(history, np.nan), mask=np.zeros_like(seen))).all()
 
 
 @pytest.mark.nowcast
@@ -323,11 +323,29 @@ def test_a_missing_frame_is_no_obstacle(name: str, absent: int) -> None:
     history, seen = moving(4), np.ones((4 + HORIZON, SIDE, SIDE), dtype=bool)
     seen[absent] = False
     forecast = run(model(name, UNITS), history, mask=seen)[0, 0]
-    assert np.isfinite(forecast).all() and (forecast.max() > 10) == (absent < 3)
+    if absent == 3:  # nothing is known of the frame that would be carried along
+        assert np.isnan(forecast).all()
+        return
+    assert np.isfinite(forecast).all() and forecast.max() > 10
     if absent < 2 and name != "steps":
         assert np.abs(centre(forecast[1]) - centre(moving(6)[-1])).max() < 0.3
     if absent == 2:  # one frame alone does not move
         np.testing.assert_allclose(forecast[-1], history[-1], atol=1e-3)
+
+
+@pytest.mark.nowcast
+@pytest.mark.parametrize("absent", [1, 2, 3])
+def test_forecast_knows_which_frames_are_missing(absent: int) -> None:
+    rain = moving(4 + 2 * HORIZON)
+    whole = wxlab.forecast(model("extrapolation", UNITS), series(rain[:4]), steps=HORIZON)["rain_rate"].values[0]
+    gappy = series(np.where(np.arange(4)[:, None, None] == absent, np.nan, rain[:4]))
+    made = wxlab.forecast(model("extrapolation", UNITS), gappy, steps=HORIZON)["rain_rate"].values[0]
+    if absent == 3:
+        assert np.isnan(made).all()
+    elif absent == 1:  # two frames are left to see the motion in
+        assert np.abs(centre(made[-1]) - centre(whole[-1])).max() < 0.3
+    else:  # one frame alone does not move: it is not taken for rain that appeared where none was
+        np.testing.assert_allclose(made[-1], rain[3], atol=1e-3)
 
 
 @pytest.mark.nowcast

@@ -152,7 +152,7 @@ class Extrapolation(Model):
 
     threshold: what is rain, in units of the variable; None is 0.1 mm/h, 7 dBZ or 16 of VIL.  outside: what a point holds whose air
     came from outside the frame (or from where nothing is observed): ``dry``; ``last``, the value it had; or ``missing``, NaN, which
-    verification leaves out.
+    verification leaves out. A forecast from a last frame that is missing as a whole is missing.
     """
 
     def __init__(self, spec: Spec, *, threshold: float | None = None, outside: Outside = "dry", **config: Any) -> None:
@@ -166,11 +166,14 @@ class Extrapolation(Model):
         return extrapolate(frames[-1], motion_field(echo.to_scale(frames)), self.spec.horizon)
 
     def _filled(self, frames: np.ndarray, echo: Echo, seed: int) -> np.ndarray:
-        """One channel of one forecast, dry without rain, and points that nothing is known of as ``outside`` says."""
+        """One channel of one forecast, dry without rain, and points that nothing is known of as ``outside`` says.
+
+        Without any observation in the last frame nothing is known at all, and all is missing.
+        """
         shape = (self.spec.horizon, *frames.shape[1:])
         last = frames[-1]
         if np.isnan(last).all():
-            return np.full(shape, np.nan if self.outside == "missing" else echo.dry or 0.0)
+            return np.full(shape, np.nan)
         dry = echo.dry_value(frames)
         raining = bool((last >= echo.threshold).any())
         forecast = self.nowcast(frames, echo, seed) if raining else np.where(np.isnan(last), np.nan, np.full(shape, dry))
