@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from standins import Noise, windows
-from torch import Tensor
+from torch import Tensor, nn
 
 from wxlab import create_model, load_checkpoint
 from wxlab.attention import capture
@@ -230,6 +230,19 @@ def test_patch_attention_by_its_formula() -> None:
             out[place] = torch.einsum("nphd,nhde->nphe", rows.softmax(-1) / 2, context).unflatten(1, (2, 2))
     expected = x + layer.to_out[1].over_channels(layer.to_out[0](out.flatten(-2))).permute(0, 3, 1, 2)
     torch.testing.assert_close(layer(x), expected)
+
+
+@pytest.mark.parametrize("layer", [PatchAttention(6, 2, 4, 2), TemporalAttention(6, 2, 4, 3)])
+def test_attention_in_pieces_is_the_same(monkeypatch: pytest.MonkeyPatch, layer: nn.Module) -> None:
+    """Results and gradients, with a last piece that is smaller than the others."""
+    layer = layer.double()
+    x = torch.randn(6, 6, 6, 6, dtype=torch.float64, requires_grad=True)
+    whole = layer(x)
+    (slope,) = torch.autograd.grad(whole.square().sum(), x)
+    monkeypatch.setattr("wxlab.models.stldm.attention.PIECE", 22)
+    pieces = layer(x)
+    torch.testing.assert_close(pieces, whole)
+    torch.testing.assert_close(torch.autograd.grad(pieces.square().sum(), x)[0], slope)
 
 
 def test_sinusoid() -> None:

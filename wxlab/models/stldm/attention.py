@@ -134,15 +134,14 @@ class TemporalAttention(nn.Module):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, tap: AttentionTap, shape: tuple[int, ...]) -> Tensor:
-    """``softmax(q k^T / sqrt(dim)) v`` of [N, heads, length, dim] -> [N, length, D]; who reads the tap sees the weights as ``shape``."""
-    length, dim = q.shape[2:]
+    """``softmax(q k^T / sqrt(dim)) v`` of [N, heads, length, dim] -> [N, length, D].
+
+    Only if someone reads the tap the weights are formed, viewed as ``shape``.
+    """
     if tap.read:
-        weights = (q @ k.transpose(2, 3) * dim**-0.5).softmax(3)
+        weights = (q @ k.transpose(2, 3) * q.shape[3] ** -0.5).softmax(3)
         tap(weights.view(shape))
         out = weights @ v
-    elif q.device.type == "cpu" and length <= dim:  # the fused kernel is slow with so small matrices
-        heads = zip(q.unbind(1), k.unbind(1), v.unbind(1), strict=True)
-        return torch.cat([(q @ k.transpose(1, 2) * dim**-0.5).softmax(2) @ v for q, k, v in heads], dim=2)
     else:
         out = F.scaled_dot_product_attention(q, k, v)
     return out.transpose(1, 2).flatten(2)
