@@ -16,7 +16,7 @@ from wxlab import create_model, extend, load_checkpoint, prepare, train
 from wxlab.checkpoints import save_checkpoint
 from wxlab.errors import WxlabError
 from wxlab.grids import Grid
-from wxlab.models.vamoe import SURFACE, UPPER_AIR, LearnedVariances, VAMoE, carry_over, describe
+from wxlab.models.vamoe import SURFACE, UPPER_AIR, LearnedVariances, VAMoE, carry_over, changed, describe
 from wxlab.store import Store, open_store
 
 UPPER = ("geopotential_850", "geopotential_500", "temperature_850", "temperature_500")
@@ -176,6 +176,24 @@ def test_held_columns_pass_gradients_on() -> None:
             assert not mine[:4].any() and theirs[:4].any() and torch.equal(mine[4], theirs[4]), name
         else:
             assert torch.equal(strict[name], coded[name]), name
+
+
+@pytest.mark.parametrize("freeze", ["coded", "strict"])
+def test_what_moved_against_the_rules_is_found(freeze: Any) -> None:
+    old = make((*UPPER, T2M))
+    model = extend(old, channels=(MSL, "specific_humidity_500", T2M, *UPPER), freeze=freeze)
+    steps_of(model, 2)
+    assert changed(old, model) == []
+    with torch.no_grad():
+        model.blocks[1].norm1.bias[3] += 1e-3
+        model.blocks[0].moe.experts[2].up_proj.weight[0, 0] += 1e-3
+        model.patch_embed.proj.weight[0, model.spec.channels.index(T2M), 0, 0] += 1e-3
+        model.patch_embed.proj.weight[0, 0] += 1
+    held = ["patch_embed.proj.weight"] if freeze == "strict" else []
+    assert changed(old, model) == [*held, "blocks.0.moe.experts.2.up_proj.weight", "blocks.1.norm1.bias"]
+    for other in (make(), extend(make(), T2M)):
+        with pytest.raises(WxlabError, match="the second model is no extension of the first"):
+            changed(old, other)
 
 
 def test_tensors_are_listed_as_new_copied_frozen() -> None:

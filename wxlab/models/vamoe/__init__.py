@@ -6,7 +6,7 @@ from typing import Any
 
 from wxlab.models import Entry
 from wxlab.models.vamoe.choices import channel_choices, expert_strength
-from wxlab.models.vamoe.extension import carry_over, describe, extend
+from wxlab.models.vamoe.extension import carry_over, changed, describe, extend
 from wxlab.models.vamoe.network import DEFAULTS, VAMoE, build, variable_groups
 from wxlab.models.vamoe.official import load_official, save_official
 from wxlab.models.vamoe.recipe import LearnedVariances
@@ -18,6 +18,7 @@ __all__ = [
     "LearnedVariances",
     "VAMoE",
     "carry_over",
+    "changed",
     "channel_choices",
     "describe",
     "expert_strength",

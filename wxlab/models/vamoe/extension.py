@@ -194,6 +194,31 @@ def _levels_text(levels: Sequence[int]) -> str:
     return f"the model's levels are {', '.join(map(str, levels))}" if levels else "the model has no levels"
 
 
+def changed(before: VAMoE, after: VAMoE) -> list[str]:
+    """Names of the tensors of ``after`` that were to stay what they are in ``before`` and did not: none, if all went well.
+
+    before: the model that was extended.  after: the extended one, trained. Compared to the bit is what is frozen: whole tensors, and the
+    columns of old channels where they are held (``strict``).
+    Raises WxlabError when ``after`` is no extension of ``before``.
+    """
+    extension = after.config["extension"]
+    if extension is None or tuple(extension["channels"]) != before.spec.channels:
+        raise WxlabError("the second model is no extension of the first; give the model that wxlab.extend was given, and what came of it")
+    theirs, held = before.state_dict(), {id(p) for p in after.partly_held()}
+    places = [after.spec.channels.index(name) for name in before.spec.channels]
+    moved = []
+    for name, parameter in after.named_parameters():
+        source, mine = _source_name(name, extension["experts"]), parameter.detach()
+        if source is None or (parameter.requires_grad and id(parameter) not in held):
+            continue
+        same = theirs[source].to(mine)
+        if id(parameter) in held:
+            mine, same = _by_channel(name, mine, len(after.spec.channels))[:, places], _by_channel(name, same, len(places))
+        if not torch.equal(mine, same):
+            moved.append(name)
+    return moved
+
+
 # parts of the network by what the names of their tensors hold
 PARTS = {
     "pos_embed": "position",
