@@ -191,8 +191,8 @@ def test_every_branch(case: Case, prefix: str) -> None:
     chosen = attention.choose_blocks(scores, count)
     compressed = attention.dense_attention(*means)
     local, selected = attention.local_attention(q, k, v, window), attention.attend_selected(q, k, v, chosen, block)
-    branches = (local, compressed.repeat_interleave(block, 2), selected)
-    gated = sum(gate.transpose(1, 2) * branch for gate, branch in zip(case[f"{prefix}.gates"], branches, strict=True))
+    gates = case[f"{prefix}.gates"].squeeze(-1).movedim(0, -1)  # [B, N, H, 3]
+    gated = attention.block_sparse_attention(q, k, v, gates, window=window, block=block, count=count)
     for found, name in ((local, "o_local"), (compressed, "o_cmp_blocks"), (selected, "o_slc"), (gated, "out"), (scores, "scores")):
         torch.testing.assert_close(found.transpose(1, 2), case[f"{prefix}.{name}"], **FIELDS, msg=name)
     if prefix == "bsa":

@@ -12,7 +12,7 @@ Reference: Mosaic, after native sparse attention (Yuan et al. 2025, arXiv:2502.1
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Literal, get_args
@@ -40,6 +40,36 @@ def force_engine(engine: Engine) -> Iterator[None]:
         yield
     finally:
         _forced.reset(token)
+
+
+def block_sparse_attention(
+    q: Tensor, k: Tensor, v: Tensor, gates: Tensor, *, window: int, block: int, count: int, heads: ScoreHeads = "official"
+) -> Tensor:
+    """``g_0 local + g_1 compression + g_2 selection``: [B, H, N, d].
+
+    gates: of the branches in this order, for each token and query head [B, N, H, 3].  window, block: tokens of a window and of a block,
+    both divisors of N.  count: blocks chosen for each block.  heads: see ``selection_scores``.
+    """
+    means = [block_means(x, block) for x in (q, k, v)]
+    chosen = choose_blocks(selection_scores(means[0], means[1], heads), count)
+    if torch.is_grad_enabled() or q.is_cuda:
+        return _gated(q, k, v, means, chosen, gates, window, block)
+    out, group = torch.empty_like(q), q.shape[1] // k.shape[1]
+    for c in range(k.shape[1]):  # one key head at a time, for less memory
+        one, mine = slice(c, c + 1), slice(c * group, (c + 1) * group)
+        parts = [means[0][:, mine], means[1][:, one], means[2][:, one]]
+        out[:, mine] = _gated(q[:, mine], k[:, one], v[:, one], parts, chosen[:, one], gates[:, :, mine], window, block)
+    return out
+
+
+def _gated(
+    q: Tensor, k: Tensor, v: Tensor, means: Sequence[Tensor], chosen: Tensor, gates: Tensor, window: int, block: int
+) -> Tensor:
+    g = gates.permute(3, 0, 2, 1).unsqueeze(-1)  # [3, B, H, N, 1]
+    # the result of a block goes to its tokens by broadcasting
+    compressed = g[1].unflatten(2, (-1, block)) * dense_attention(*means).unsqueeze(3)  # [B, H, blocks, block, d]
+    out = torch.addcmul(compressed.flatten(2, 3), g[0], local_attention(q, k, v, window))
+    return torch.addcmul(out, g[2], attend_selected(q, k, v, chosen, block))
 
 
 def dense_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -236,4 +266,3 @@ def _rounded(q: Tensor, k: Tensor, v: Tensor, chosen: Tensor, block: int) -> Ten
             total, sums, top = total * shrink + p.sum(-1, keepdim=True), sums * shrink + rounded(p) @ values[each], higher
         out[part] = sums / total
     return _tokens(out, q, kinds, block).to(q.dtype)
-

@@ -133,31 +133,24 @@ class MeshAttention(nn.Module):
 
     def _branches(self, u: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """u [B, N, D], q [B, H, N, d], k, v [B, K, N, d] -> [B, H, N, d]."""
-        level = self.level
-        local = attention.local_attention(q, k, v, level.window)
+        level, heads = self.level, self.style.selection_heads
         if self.to_strategy_combine_mlp is None:
-            return local
+            return attention.local_attention(q, k, v, level.window)
         logits = self.to_strategy_combine_mlp(u).unflatten(-1, (-1, 3))  # [B, N, H, 3]
         wide = torch.promote_types(logits.dtype, torch.float32)
         gates = self.gate_tap(logits.softmax(-1, dtype=wide)).to(q.dtype)
-        means = [attention.block_means(x, level.block) for x in (q, k, v)]
-        scores = attention.selection_scores(means[0], means[1], self.style.selection_heads)
-        chosen = attention.choose_blocks(scores, level.count)
-        self._show(means[0], means[1], q, k, chosen)
-        compressed = attention.dense_attention(*means).unsqueeze(3)  # [B, H, blocks, 1, d]
-        selected = attention.attend_selected(q, k, v, chosen, level.block)
-        g = gates.permute(3, 0, 2, 1).unsqueeze(-1)  # [3, B, H, N, 1]
-        # the result of a block goes to its tokens by broadcasting
-        spread = g[1].unflatten(2, (-1, level.block)) * compressed
-        return torch.addcmul(torch.addcmul(spread.flatten(2, 3), g[0], local), g[2], selected)
+        self._show(q, k)
+        return attention.block_sparse_attention(q, k, v, gates, window=level.window, block=level.block, count=level.count, heads=heads)
 
-    def _show(self, q_means: Tensor, k_means: Tensor, q: Tensor, k: Tensor, chosen: Tensor) -> None:
+    def _show(self, q: Tensor, k: Tensor) -> None:
         """Weights of the compression and the selection branch, formed only where they are read."""
-        if self.compression_tap.read:
-            keys = k_means.repeat_interleave(self.level.heads // self.level.kv_heads, dim=1)
-            self.compression_tap((q_means @ keys.transpose(2, 3) / math.sqrt(q.shape[-1])).softmax(-1))
-        if self.selection_tap.read:
-            self.selection_tap(attention.selection_weights(q, k, chosen, self.level.block))
+        if not (self.compression_tap.read or self.selection_tap.read):
+            return
+        q_means, k_means = (attention.block_means(x, self.level.block) for x in (q, k))
+        keys = k_means.repeat_interleave(self.level.heads // self.level.kv_heads, dim=1)
+        self.compression_tap((q_means @ keys.transpose(2, 3) / math.sqrt(q.shape[-1])).softmax(-1))
+        chosen = attention.choose_blocks(attention.selection_scores(q_means, k_means, self.style.selection_heads), self.level.count)
+        self.selection_tap(attention.selection_weights(q, k, chosen, self.level.block))
 
 
 class FeedForward(nn.Module):
