@@ -21,7 +21,7 @@ from wxlab.models.base import Batch, Recipe
 from wxlab.models.stldm import PRESETS, STLDM, recipe
 from wxlab.models.stldm.attention import Norm, PatchAttention, TemporalAttention
 from wxlab.models.stldm.denoiser import ConditionedBlock, ResidualBlock, Sinusoid
-from wxlab.models.stldm.recipe import FirstEstimate, LatentDiffusion, Reconstruction, prior_divergence
+from wxlab.models.stldm.recipe import Draws, FirstEstimate, LatentDiffusion, Reconstruction, observed_share, prior_divergence
 from wxlab.models.stldm.vae import Gaussian
 from wxlab.nn.diffusion import normals_from
 from wxlab.nn.drop_path import DropPath
@@ -486,7 +486,7 @@ def test_without_the_constraint_the_translator_runs_once() -> None:
 class Noted(LatentDiffusion):
     """Notes what condition the denoiser would have got."""
 
-    def _errors(self, network: STLDM, z: Tensor, t: Tensor, eps: Tensor, condition: Tensor | None, keep: Tensor | None = None) -> Tensor:
+    def _errors(self, network: STLDM, z: Tensor, t: Tensor, eps: Tensor, condition: Any, keep: Any = None, observed: Any = None) -> Tensor:
         self.seen = (condition is not None, keep)
         return z.flatten(1).mean(1)
 
@@ -526,6 +526,48 @@ def test_unobserved_points_count_in_no_loss_of_frames(monkeypatch: pytest.Monkey
         monkeypatch.setattr(model.vae, "decode", lambda latents: torch.zeros(*latents.shape[:2], 1, 16, 16))
         observed = torch.cat([masked.history, masked.target], 1)[..., :8].square().mean()
         torch.testing.assert_close(losses(model, masked, kl=0.0)["reconstruction"], observed)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("weighting", ["snr", "uniform"])
+def test_missing_frames_count_in_no_diffusion_loss(weighting: Any) -> None:
+    """Frames that do not see each other: what stands in a missing one changes nothing, and the loss is the mean over the others."""
+    model, made = make(temporal=False), LatentDiffusion(weighting=weighting)
+    batch = windows(model)
+    mask = torch.ones(2, 5, 1, 16, 16, dtype=torch.bool)
+    mask[0, 3], mask[1, 2:4] = False, False  # of the targets frame 1, and frames 0 and 1
+    masked = Batch(batch.history, batch.target, batch.time, mask=mask)
+    changed = copy.deepcopy(masked)
+    assert batch.target is not None and changed.target is not None
+    changed.target[0, 1], changed.target[1, :2] = 0, 0
+    kept = losses(model, masked, weighting=weighting)["diffusion"]
+    assert losses(model, changed, weighting=weighting)["diffusion"] == kept != losses(model, batch, weighting=weighting)["diffusion"]
+
+    draws = Draws(stream(), batch.history.device, batch.history.dtype)
+    past, z = model.encode(batch.history), model.encode(batch.target).mean
+    condition = model.translator(past.at(draws.normal(past.mean))).mean
+    t = draws.times(2, 10)
+    draws.uniform(1)
+    eps = draws.normal(z)
+    error = (model.denoiser(model.schedule.noisy(z, t, eps), t, condition) - model.schedule.velocity(z, t, eps)).square()
+    if weighting == "snr":
+        error = error * model.schedule.signal[t].square().view(2, 1, 1, 1, 1)
+    torch.testing.assert_close(kept, torch.cat([error[0, [0, 2]], error[1, 2:]]).mean())
+
+    scores, others = (made.validation(model, b, Noise(2, 1)) for b in (masked, changed))  # type: ignore[arg-type]
+    assert torch.equal(scores, others)
+    nothing = Batch(batch.history, batch.target, batch.time, mask=torch.zeros_like(mask))
+    assert float(losses(model, nothing)["diffusion"]) == 0
+    whole = Batch(batch.history, batch.target, batch.time, mask=torch.ones_like(mask))
+    torch.testing.assert_close(losses(model, whole)["diffusion"], losses(model, batch)["diffusion"])
+
+
+def test_a_latent_counts_by_what_was_observed_of_its_patch() -> None:
+    z, mask = torch.zeros(1, 1, 4, 2, 2), torch.zeros(1, 1, 2, 8, 8, dtype=torch.bool)
+    mask[..., :4, :4], mask[0, 0, 0, 4:, 6:] = True, True
+    share = observed_share(mask, z)
+    assert share is not None and share.tolist() == [[[[1, 0], [0, 0.25]]]]
+    assert observed_share(None, z) is None
 
 
 def test_drop_paths_come_from_the_generator() -> None:
@@ -600,6 +642,24 @@ def test_stages_of_the_strategies(strategy: Any, freeze: bool, kinds: list[type]
             scores = stage.validation(model, batch, Noise(2, 1))  # type: ignore[arg-type]
             assert torch.equal(scores, stage.validation(model, batch, Noise(2, 1)))  # type: ignore[arg-type]
         assert scores.shape == (2,) and torch.isfinite(scores).all()
+
+
+@torch.no_grad()
+def test_what_is_not_trained_does_not_choose_the_best() -> None:
+    """A loss of weight 0 is out of the selection: where the first estimate is spoilt, the score without a constraint stays."""
+    model, batch = make(), windows(make())
+    noise: Any = lambda: Noise(2, 1)  # noqa: E731
+
+    def scores(**weights: float) -> Tensor:
+        return LatentDiffusion(**weights).validation(model, batch, noise())
+
+    both, alone, first = scores(), scores(constraint=0.0), scores(diffusion=0.0)
+    assert torch.equal(first, FirstEstimate().validation(model, batch, noise()))
+    assert (alone > first).all() and (both > first).all() and (both < alone).all()
+    neither = scores(constraint=0.0, diffusion=0.0)
+    assert torch.equal(neither, Reconstruction().validation(model, batch, noise()))
+    model.vae.decoder.readout.bias.add_(1)
+    assert torch.equal(scores(constraint=0.0), alone) and not torch.equal(scores(), both) and not torch.equal(scores(diffusion=0.0), first)
 
 
 @pytest.mark.parametrize(

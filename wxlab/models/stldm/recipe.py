@@ -8,6 +8,7 @@ from inspect import Parameter, Signature, signature
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from wxlab.errors import WxlabError, unknown
@@ -57,8 +58,9 @@ class LatentDiffusion(Recipe):
     lr, final_lr, warmup: AdamW's rate rises linearly from a tenth of lr in ``warmup`` steps (at most a tenth of all), then half a
     cosine down to final_lr.  clip: largest norm of the gradient (None: any), unless the training run sets one.
     The Translator runs twice in a step, so that its BatchNorm statistics move twice. Points that the batch's mask calls unobserved
-    count in no loss of frames. Best is the lowest mean of the first estimate's squared error and of the diffusion loss (as the authors
-    choose, but on the validation split), at noises that are the same each time.
+    count in no loss of frames; in the diffusion loss a latent counts by the share of its points that was observed. Best is the lowest
+    mean of the first estimate's squared error and of the diffusion loss (as the authors choose, but on the validation split), at noises
+    that are the same each time; what has weight 0 does not count.
     Differs from the authors' code: the encoder runs once where theirs runs five times, with the same sums; ``micro_batch`` and
     ``set_mu_to_0``, which have no effect there, are the trainer's ``accumulate`` and ``constraint=0``.
     """
@@ -133,7 +135,8 @@ class LatentDiffusion(Recipe):
         past, future = latents[:, : x.shape[1]], latents[:, x.shape[1] :]
         parts = {}
         if self.weights["diffusion"]:
-            parts["diffusion"] = self._diffusion(network, past, future.mean.detach(), draws)
+            z = future.mean.detach()
+            parts["diffusion"] = self._diffusion(network, past, z, draws, observed_share(batch.target_mask, z))
         if self.weights["constraint"]:
             guess = network.translator(past.at(draws.normal(past.mean)))
             parts["constraint"] = masked_mse(network.vae.decode(guess.at(draws.normal(guess.mean))), y, batch.target_mask)
@@ -144,37 +147,49 @@ class LatentDiffusion(Recipe):
             parts["prior"] = prior_divergence(network, future.mean)
         return parts
 
-    def _diffusion(self, network: STLDM, past: Gaussian, z: Tensor, draws: Draws) -> Tensor:
+    def _diffusion(self, network: STLDM, past: Gaussian, z: Tensor, draws: Draws, observed: Tensor | None) -> Tensor:
         condition: Tensor | None = network.translator(past.at(draws.normal(past.mean))).mean
         t = draws.times(len(z), network.schedule.steps)
         kept = draws.uniform(1 if self.drop_per == "batch" else len(z)) <= 1 - self.drop_condition
         if self.drop_per == "batch":
             condition = condition if bool(kept) else None
-        errors = self._errors(network, z, t, draws.normal(z), condition, kept if self.drop_per == "sample" else None)
-        return errors.mean()
+        keep = kept if self.drop_per == "sample" else None
+        errors = self._errors(network, z, t, draws.normal(z), condition, keep, observed)
+        return errors.mean() if observed is None else _mean(errors, observed.flatten(1).sum(1))
 
-    def _errors(self, network: STLDM, z: Tensor, t: Tensor, eps: Tensor, condition: Tensor | None, keep: Tensor | None = None) -> Tensor:
-        """Weighted squared error of the velocity of each sample: [B]."""
+    def _errors(
+        self, network: STLDM, z: Tensor, t: Tensor, eps: Tensor, condition: Tensor | None, keep: Tensor | None = None,
+        observed: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Weighted squared error of the velocity of each sample, over what was observed of it [B, T2, h, w] (None: all): [B]."""
         schedule = network.schedule
-        error = network.denoiser(schedule.noisy(z, t, eps), t, condition, keep) - schedule.velocity(z, t, eps)
-        mean = error.square().flatten(1).mean(1)
+        error = (network.denoiser(schedule.noisy(z, t, eps), t, condition, keep) - schedule.velocity(z, t, eps)).square()
+        mean = error.flatten(1).mean(1) if observed is None else _mean(error.mean(2).flatten(1), observed.flatten(1))
         return mean * schedule.signal[t].square() if self.weighting == "snr" else mean
 
     def validation(self, model: Model, batch: Batch, generator: Streams | None) -> Tensor:
-        """Mean of the first estimate's squared error and of the diffusion loss, per sample [B]; ``generator`` draws, the same each time."""
+        """Mean of the first estimate's squared error and of the diffusion loss, per sample [B]; ``generator`` draws, the same each time.
+
+        Either is left out where its weight is 0; where both are, squared error of the reconstructed target.
+        """
         network, y = cast(STLDM, model), _target(batch)
+        z = network.encode(y).mean
+        if not (self.weights["constraint"] or self.weights["diffusion"]):
+            return per_sample_mse(network.vae.decode(z), y, batch.target_mask)
         assert generator is not None
 
         def normal(like: Tensor) -> Tensor:
             return generator.randn(like.shape[1:], like.dtype, like.device)[:, 0]
 
-        past, z = network.encode(batch.history), network.encode(y).mean
-        guess = network.translator(past.at(normal(past.mean)))
-        first = per_sample_mse(network.vae.decode(guess.at(normal(guess.mean))), y, batch.target_mask)
-        if "denoiser" not in self.trains:
-            return first
-        t = (generator.rand((1,), device=z.device).flatten() * network.schedule.steps).long()
-        return (first + self._errors(network, z, t, normal(z), guess.mean)) / 2
+        past = network.encode(batch.history)
+        guess, errors = network.translator(past.at(normal(past.mean))), []
+        if self.weights["constraint"]:
+            errors.append(per_sample_mse(network.vae.decode(guess.at(normal(guess.mean))), y, batch.target_mask))
+        if self.weights["diffusion"]:
+            t = (generator.rand((1,), device=z.device).flatten() * network.schedule.steps).long()
+            observed = observed_share(batch.target_mask, z)
+            errors.append(self._errors(network, z, t, normal(z), guess.mean, observed=observed))
+        return torch.stack(errors).mean(0)
 
 
 class Reconstruction(LatentDiffusion):
@@ -182,11 +197,6 @@ class Reconstruction(LatentDiffusion):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(trains=("vae",), **{**settings, "constraint": 0.0, "diffusion": 0.0, "prior": 0.0})
-
-    def validation(self, model: Model, batch: Batch, generator: Streams | None) -> Tensor:
-        """Squared error of the reconstructed target, per sample [B]."""
-        network, y = cast(STLDM, model), _target(batch)
-        return per_sample_mse(network.vae.decode(network.encode(y).mean), y, batch.target_mask)
 
 
 class FirstEstimate(LatentDiffusion):
@@ -223,6 +233,19 @@ def prior_divergence(network: STLDM, z: Tensor) -> Tensor:
     """``KL(N(sqrt(abar_T) z, 1 - abar_T) || N(0, 1))``, mean over all numbers; in float32 mostly rounding."""
     signal, noise = network.schedule.signal[-1], network.schedule.noise[-1]
     return Gaussian(signal * z, 2 * torch.log(noise).expand_as(z)).divergence()
+
+
+def observed_share(mask: Tensor | None, z: Tensor) -> Tensor | None:
+    """How much was observed where each latent stands: mask [B, T, C, H, W], z [B, T, c, h, w] -> [B, T, h, w]; None is all."""
+    if mask is None:
+        return None
+    rows, columns = (whole // coarse for whole, coarse in zip(mask.shape[-2:], z.shape[-2:], strict=True))
+    return F.avg_pool2d(mask.to(z.dtype).mean(2), (rows, columns))
+
+
+def _mean(values: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean along the last axis; 0 where all weights are."""
+    return (values * weights).sum(-1) / weights.sum(-1).clamp(min=torch.finfo(weights.dtype).tiny)
 
 
 def _target(batch: Batch) -> Tensor:
