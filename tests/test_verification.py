@@ -127,6 +127,15 @@ def test_anomaly_correlation_by_hand() -> None:
     assert score == pytest.approx((2 * 1 + 1 * 2 + 3 * 3) / (1 + 4 + 9))
 
 
+def test_a_level_that_no_climatology_knows_has_no_anomaly_correlation() -> None:
+    truth = make_truth()
+    whole = make_climatology()
+    part = Climatology(whole.coefficients[:, :, [0, 2]], whole.hours, ("geopotential_500", "2m_temperature"), GRID)
+    scores, expected = (verify(make_forecast(truth), truth, metrics="acc", climatology=known) for known in (part, whole))
+    assert np.isnan(scores["geopotential"].sel(level=850)).all()
+    xr.testing.assert_identical(scores["geopotential"].sel(level=500), expected["geopotential"].sel(level=500))
+
+
 def test_ensemble_scores_by_hand() -> None:
     """Members 0 and 2, truth 1.5 everywhere: mean 1; CRPS = (1.5 + 0.5)/2 - 2·2/(2·4); fair 2·2/(2·2·1) in its place; variance 2."""
     members = np.stack([np.zeros((1, 1, 2, 2)), np.full((1, 1, 2, 2), 2.0)])

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+NOTHING = 1e-6  # of the largest variance: what is less is not shown
+
+
 def zonal_power(values: xr.DataArray) -> np.ndarray:
     """Variance by zonal wavenumber 0..W/2, the area-weighted mean over rows: [..., latitude, longitude] -> [..., W/2 + 1]."""
     rows = area_weights(grid_of(values.to_dataset(name="x")))
@@ -56,14 +59,16 @@ def plot_zonal(states: Mapping[str, xr.Dataset], variables: Sequence[str], *, co
             shown = look(base, array.attrs.get("units"))
             label = channel_label(base, level, with_units=False)
             powers[name] = zonal_power(array * shown.scale).reshape(-1, array.sizes["longitude"] // 2 + 1).mean(0)[1:]
+        least = NOTHING * powers["truth"].max()
         for name, power in powers.items():
             wave = np.arange(1, len(power) + 1)
             upper.loglog(wave, power, label=name, **styles[name])
             if name != "truth":
                 known = powers["truth"]
-                lower.semilogx(wave, np.divide(power, known, out=np.full_like(power, np.nan), where=known > 0), **styles[name])
+                lower.semilogx(wave, np.divide(power, known, out=np.full_like(power, np.nan), where=known > least), **styles[name])
         lower.axhline(1, color="#999999", linewidth=0.8)
         lower.set_ylim(0, 1.6)
+        upper.set_ylim(bottom=least)
         upper.set_title(label)
         upper.set_ylabel(f"Variance [{_squared(shown.units)}]")
         _wave_axis(upper, "")

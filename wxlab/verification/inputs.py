@@ -145,7 +145,7 @@ def climatology_reader(climatology: Any, forecast: xr.Dataset) -> Reader:
     """
     if isinstance(climatology, Climatology):
         same_grid(forecast, climatology.grid, "climatology")
-        return lambda variable, levels, stamps: _harmonics(climatology, channel_names(variable, levels)).at(stamps)
+        return lambda variable, levels, stamps: _harmonics(climatology, channel_names(variable, levels), stamps)
     if isinstance(climatology, xr.Dataset) and {"hour", "dayofyear"} <= set(climatology.dims):
         grid = same_grid(forecast, grid_of(climatology), "climatology")
         return lambda variable, levels, stamps: _calendar(climatology, variable, levels, stamps, grid)
@@ -162,13 +162,16 @@ def channel_names(variable: str, levels: Iterable[float | None]) -> list[str]:
     return [variable if level is None else f"{variable}_{level:g}" for level in levels]
 
 
-def _harmonics(climatology: Climatology, channels: Sequence[str]) -> Climatology:
-    """The climatology of some of its channels."""
-    for channel in channels:
-        if channel not in climatology.channels:
-            raise unknown("channel of the climatology", channel, climatology.channels)
-    chosen = [climatology.channels.index(channel) for channel in channels]
-    return Climatology(climatology.coefficients[:, :, chosen], climatology.hours, channels, climatology.grid)
+def _harmonics(climatology: Climatology, channels: Sequence[str], stamps: np.ndarray) -> np.ndarray:
+    """A climatology of some channels at some times: [T, channels, H, W], NaN at levels that it lacks where it has another one."""
+    known = [channel for channel in channels if channel in climatology.channels]
+    if not known:
+        raise unknown("channel of the climatology", channels[0], climatology.channels)
+    chosen = [climatology.channels.index(channel) for channel in known]
+    values = Climatology(climatology.coefficients[:, :, chosen], climatology.hours, known, climatology.grid).at(stamps)
+    result = np.full((len(values), len(channels), *values.shape[2:]), np.nan, dtype=values.dtype)
+    result[:, [channel in known for channel in channels]] = values
+    return result
 
 
 def _calendar(fields: xr.Dataset, variable: str, levels: Sequence[float | None], stamps: np.ndarray, grid: Grid) -> np.ndarray:

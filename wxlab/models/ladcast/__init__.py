@@ -89,7 +89,7 @@ TRANSFORMER = Entry(
     options=frozenset(
         {
             "heads", "head_dim", "dual", "single", "refiner", "mlp_ratio", "patch", "patch_time", "position", "theta", "axes",
-            "latitude_factor", "year", "sigma_data", "sampler", "sampling_steps", "churn", "noise", "initial_noise",
+            "latitude_factor", "year", "sigma_data", "changes", "sampler", "sampling_steps", "churn", "noise", "initial_noise",
         }
     ),
 )  # fmt: skip

@@ -85,14 +85,15 @@ def sampling_steps(forecaster: LatentForecaster, initial: States, *, time: objec
     """
     from wxlab.rollout import forecast
 
-    seen: dict[float, Tensor] = {}
+    seen: dict[float, Tensor] = {}  # normalised latents [1, T, L, h, w]
     watched = copy.copy(forecaster.transformer)
 
     def denoiser(known: Tensor, stamps: Tensor | None) -> Denoiser:
         denoise = forecaster.transformer.denoiser(known, stamps)
 
         def noted(x: Tensor, sigma: Tensor) -> Tensor:
-            seen[float(sigma)] = clean = denoise(x, sigma)
+            clean = denoise(x, sigma)
+            seen[float(sigma)] = watched.latents(clean.to(known.dtype), known)
             return clean
 
         return noted
@@ -106,8 +107,7 @@ def sampling_steps(forecaster: LatentForecaster, initial: States, *, time: objec
     assert units is not None
     lead = made["prediction_timedelta"]
     stamps = seconds((made["time"].values[0] + lead).values)
-    for clean in seen.values():
-        latents = (clean / watched.config["sigma_data"]).to(next(forecaster.parameters()).dtype).transpose(1, 2)  # [1, T, L, h, w]
+    for latents in seen.values():
         steps.append(units.denormalise(forecaster.leave(latents)[0].cpu(), names, stamps).numpy())
     y, x = forecaster.spec.grid.dims
     coords = {"sigma": list(seen), "prediction_timedelta": lead.values, "channel": list(names)}

@@ -24,7 +24,7 @@ SAMPLERS = ("heun", "dpm")
 NOISES = ("fresh", "repeated")
 SIZES: dict[str, Any] = {
     "heads": 12, "head_dim": 128, "dual": 2, "single": 4, "refiner": 1, "mlp_ratio": 4, "patch": 1, "patch_time": 1,
-    "position": "geo", "theta": 256.0, "axes": None, "latitude_factor": 6.0, "year": True, "sigma_data": 0.5,
+    "position": "geo", "theta": 256.0, "axes": None, "latitude_factor": 6.0, "year": True, "sigma_data": 0.5, "changes": False,
 }  # fmt: skip
 SAMPLING: dict[str, Any] = {"sampler": "heun", "sampling_steps": 20, "churn": 0.0, "noise": "fresh", "initial_noise": 0.0}
 
@@ -36,7 +36,9 @@ class Ladcast(Model):
     a token.  position: ``geo``, ``rotary``, ``learned`` or ``spherical_harmonics`` (see ``rope``); time is rotary in all of them.
     theta, axes: base of the rotation and channels of a head for time, latitude and longitude (None: 1/8, 7/16, 7/16 of the head).
     latitude_factor: of ``geo``; 6 in the published code, 3 in the paper.  year: the time of the year is read.
-    sigma_data: standard deviation that normalised latents are given before the noise.
+    sigma_data: standard deviation that normalised latents are given before the noise.  changes: frames are sampled as their difference
+    from the last known one (as in GenCast, Price et al. 2024, arXiv:2312.15796), which is learned from far fewer samples; the paper's
+    and its code's are sampled as they are.
 
     The rest can be changed at any time, with ``with_sampling``.  sampler: ``heun`` (2 n - 1 calls of the network for n steps) or ``dpm``
     (n calls).  sampling_steps: n.  churn: stochastic steps of ``heun``.  noise: ``fresh`` for each member, initial time and call, or
@@ -89,14 +91,23 @@ class Ladcast(Model):
         """Normalised latents [B, T, C, h, w] as the network has them: [B, C, T, h, w], standard deviation ``sigma_data``."""
         return (latents * self.config["sigma_data"]).transpose(1, 2)
 
+    def clean(self, future: Tensor, known: Tensor) -> Tensor:
+        """What is sampled, without noise: normalised future latents [B, T, C, h, w] and scaled known ones -> [B, C, T, h, w]."""
+        return self.scaled(future) - known[:, :, -1:] if self.config["changes"] else self.scaled(future)
+
+    def latents(self, clean: Tensor, known: Tensor) -> Tensor:
+        """The inverse of ``clean``: samples and scaled known latents [B, C, ., h, w] -> normalised latents [B, T, C, h, w]."""
+        states = clean + known[:, :, -1:] if self.config["changes"] else clean
+        return (states / self.config["sigma_data"]).transpose(1, 2)
+
     def predict(self, batch: Batch, members: int = 1, generator: Streams | None = None) -> Tensor:
         spec = self.spec
         known = self.scaled(batch.history).repeat_interleave(members, 0)  # [B M, C, l, h, w]
         time = batch.time[:, 0].repeat_interleave(members)
         normals = normals_from(self._source(batch, members, generator), known)
         noise = normals((len(spec.channels), spec.horizon, *spec.grid.shape))  # [B M, C, T, h, w]
-        latents = sample(self.sampler, self.denoiser(known, time), noise, normals) / self.config["sigma_data"]
-        return latents.transpose(1, 2).unflatten(0, (-1, members))
+        latents = self.latents(sample(self.sampler, self.denoiser(known, time), noise, normals), known)
+        return latents.unflatten(0, (-1, members))
 
     def _source(self, batch: Batch, members: int, generator: Streams | None) -> Streams | None:
         if self.config["noise"] == "fresh":

@@ -86,6 +86,8 @@ def save_official(model: Ladcast, path: Any = None) -> dict[str, Tensor]:
 
     Raises WxlabError for a network that theirs has no place for.
     """
+    if model.config["changes"]:
+        raise WxlabError("the authors' network samples states, and this one samples changes; only changes=False can be written")
     if model.config["position"] != "geo":
         raise WxlabError(f"the authors' network has no place for position={model.config['position']!r}; only 'geo' can be written")
     channels, width = len(model.spec.channels), model.config["heads"] * model.config["head_dim"]

@@ -224,7 +224,8 @@ class Denoising(_Scheduled):
     def error(model: Ladcast, batch: Batch, sigma: Tensor, noise: Tensor) -> Tensor:
         """``w(s) (D - x)²``, [B, C, T, h, w], at noise levels sigma [B] and with noise [B, C, T, h, w]."""
         assert batch.target is not None
-        clean, known = model.scaled(batch.target), model.scaled(batch.history)
+        known = model.scaled(batch.history)
+        clean = model.clean(batch.target, known)
         levels = sigma.view(-1, 1, 1, 1, 1)
         denoised = model.denoiser(known, batch.time[:, 0])(clean + levels * noise, sigma)
         return model.preconditioning.weight(levels) * (denoised - clean).square()
