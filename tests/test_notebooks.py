@@ -52,8 +52,8 @@ OTHER: dict[str, dict[str, Any]] = {
         "sweeps": ["guidance", "strategy"],
         "sweep_steps": 1,
         "regions": {
-            "all": {"dataset": "simulated_radar_64", "layout": {}},
-            "some": {"dataset": "simulated_radar_64", "layout": {"splits": {"train": 0.5, "validation": 0.1, "test": 0.4}}},
+            "brisk": {"dataset": "simulated_radar_64", "layout": {}},
+            "both": {"dataset": "simulated_radar_64+simulated_radar_64_calm", "layout": {}},
         },
         "seed": 2,
     },
@@ -79,13 +79,14 @@ def expect_ladder(result: dict[str, Any]) -> None:
 
 def expect_nowcast(result: dict[str, Any]) -> None:
     metrics = result["metrics"]
-    assert len(result["claims"]) == 2
-    assert metrics["crps"] > 0 and metrics["mae_first_estimate"] > 0
+    assert len(result["claims"]) == 3
+    assert not all(claim["holds"] for claim in result["claims"])  # two steps teach nothing
+    assert metrics["crps"] > 0 and set(metrics["mae"]) == {"first estimate", "persistence", "no rain"}
     assert set(metrics["late_csi"]) == set(metrics["csi_by_lead"]) >= {"stldm", "first estimate", "persistence"}
     assert all(0 <= score <= 1 for by_lead in metrics["csi_by_lead"].values() for score in by_lead.values())
     if result["parameters"]["sweeps"]:
         assert {name: len(table["CSI-m"]) for name, table in metrics["sweeps"].items()} == {"guidance": 4, "strategy": 5}
-        assert set(metrics["constraint"]) == {"with L_C", "without L_C"} and set(metrics["regions"]) == {"all", "some"}
+        assert set(metrics["constraint"]) == {"with L_C", "without L_C"} and set(metrics["regions"]) == {"brisk", "both"}
 
 
 EXPECTED: dict[str, Callable[[dict[str, Any]], None]] = {

@@ -57,13 +57,15 @@ RADAR: dict[str, dict[str, Any]] = {
 
 @pytest.mark.slow
 @pytest.mark.real_data
+@pytest.mark.nowcast
 @pytest.mark.parametrize("dataset", RADAR)
 def test_stldm_on_real_radar(dataset: str, real_catalog: Path, tmp_path: Path) -> None:
     little = {"steps": 1, "members": 2, "max_forecasts": 2, "constraint_steps": 0, "sampling": {"sampling_steps": 1}}
     made = {"dataset": dataset, "layout": RADAR[dataset], "run_dir": str(tmp_path / "run")}
     done = run(NOTEBOOKS / "03_stldm.ipynb", tmp_path / "out", **little, **made)
     metrics = done.result["metrics"]
-    assert metrics["crps"] > 0 and metrics["mae_first_estimate"] > 0
-    assert set(metrics["csi_by_lead"]) >= {"stldm", "first estimate", "persistence"}
+    assert metrics["crps"] > 0 and metrics["mae"]["persistence"] > metrics["mae"]["no rain"] > 0
+    assert set(metrics["csi_by_lead"]) == {"stldm", "first estimate", "persistence", "extrapolation", "sprog"}
+    assert all(len(by_lead) == 8 for by_lead in metrics["csi_by_lead"].values())
     assert all(0 <= score <= 1 for by_lead in metrics["csi_by_lead"].values() for score in by_lead.values())
     assert done.result["parameters"]["dataset"] == dataset

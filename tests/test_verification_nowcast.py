@@ -512,6 +512,11 @@ def test_ranks_without_ties_by_hand_and_with_ties_by_seed() -> None:
     np.testing.assert_array_equal(rank_histogram(forecast_of(members), truth)[RAIN][0], [0.25] * 4)
     forecast, dry = exchangeable()
     dry = dry * 0
+    drizzle = rank_histogram(forecast * 0 + 1e-4, dry, least=0.1, seed=1)  # less than the least is dry, missing stays missing
+    xr.testing.assert_equal(drizzle, rank_histogram(forecast * 0, dry, seed=1))
+    assert rank_histogram(forecast * 0 + 1e-4, dry)[RAIN].isel(rank=0).min() > 0.9
+    half = dry.where(dry[dry[RAIN].dims[-1]] > 0)
+    assert rank_histogram(forecast * 0 + 5, half, least=0.1)[RAIN].isel(rank=0).min() == 1
     first = rank_histogram(forecast * 0, dry, seed=1)
     xr.testing.assert_equal(first, rank_histogram(forecast * 0, dry, seed=1))
     assert not first.equals(rank_histogram(forecast * 0, dry, seed=2))

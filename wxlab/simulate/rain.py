@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import numpy as np
 import xarray as xr
@@ -16,16 +17,25 @@ STEEPEST = 120.0  # mm/h, the cap
 Array = NDArray[np.float64]
 
 
-def radar(*, frames: int = 24, size: int = 128, events: int = 1, seed: int = 0, step_minutes: int = 5) -> xr.Dataset:
+def radar(
+    *,
+    frames: int = 24,
+    size: int = 128,
+    events: int = 1,
+    seed: int = 0,
+    step_minutes: int = 5,
+    speed: Sequence[float] = (15.0, 55.0),
+) -> xr.Dataset:
     """Rain rates of synthetic radar events: a Gaussian field with a rain-like spectrum that moves, deforms and renews itself.
 
-    Per step, in a domain of twice the size: g is advected (semi-Lagrangian, bilinear) by a smooth flow of 15-55 km/h; each mode of
+    Per step, in a domain of twice the size: g is advected (semi-Lagrangian, bilinear) by a smooth flow; each mode of
     wavelength lambda (km) keeps phi = exp(-dt/tau), tau = max(4, 40 (lambda/20)^1.1) min, and gets fresh noise times
     sqrt(1 - phi^2), with S ~ lambda^1.75 below 30 km, lambda^1.15 to 160 km, flat above, stretched by 1-2.2 in a random direction.
     Rain = 0.1 x 10^(1.25 (g - q)) mm/h where g > q, its quantile for a rain fraction of 8-40 %, at most 120 mm/h.
 
     frames: per event.  size: pixels of 1 km on each side.  events: each is a ``segment`` of its own.  seed: same seed, same bits; an
-    event depends on its own number only, not on how many there are.  step_minutes: between frames.
+    event depends on its own number only, not on how many there are.  step_minutes: between frames.  speed: least and greatest of
+    the flow, km/h.
     Returns a Dataset with ``rain_rate`` [time, y, x] in mm/h, float32; x and y in metres, y from south to north. The last tenth of
     the events is the test split, the tenth before it validation (``attrs['splits']``).
     Raises WxlabError for impossible sizes. Reference for the space-time model: Seed 2003,
@@ -40,19 +50,25 @@ def radar(*, frames: int = 24, size: int = 128, events: int = 1, seed: int = 0, 
     ):
         if not isinstance(value, int) or not least <= value <= most:
             raise WxlabError(f"{name}={value!r} must be a whole number from {least} to {most}")
+    try:
+        slow, fast = (float(value) for value in speed)
+    except (TypeError, ValueError):
+        slow, fast = 1.0, 0.0
+    if not 0 <= slow <= fast <= 300:
+        raise WxlabError(f"speed={speed!r} must be two numbers of km/h from 0 to 300, the smaller first, such as (15, 55)")
     rates = np.empty((events * frames, size, size), np.float32)
     for event in range(events):
-        rates[event * frames : (event + 1) * frames] = _event(np.random.default_rng([seed, event]), frames, size, step_minutes)
+        rates[event * frames : (event + 1) * frames] = _event(np.random.default_rng([seed, event]), frames, size, step_minutes, (slow, fast))
     return _dataset(rates, frames, size, events, step_minutes)
 
 
-def _event(rng: np.random.Generator, frames: int, size: int, minutes: int) -> NDArray[np.float32]:
+def _event(rng: np.random.Generator, frames: int, size: int, minutes: int, speed: tuple[float, float]) -> NDArray[np.float32]:
     """One event [frames, size, size]."""
     side = 2 * size
     amplitude, wavelength = _spectrum(rng, side)
     kept = np.exp(-minutes / np.maximum(4, 40 * (wavelength / 20) ** 1.1))
     fresh = amplitude * np.sqrt(1 - kept**2)
-    flow = _flow(rng, side, minutes)
+    flow = _flow(rng, side, minutes, speed)
     rows, columns = np.mgrid[:side, :side].astype(np.float64)
     origin = np.array([rows - flow[0], columns - flow[1]])
     middle = slice(size // 2, size // 2 + size)
@@ -102,9 +118,9 @@ def _noise(rng: np.random.Generator, amplitude: Array) -> Array:
     return field
 
 
-def _flow(rng: np.random.Generator, side: int, minutes: int) -> Array:
+def _flow(rng: np.random.Generator, side: int, minutes: int, kmh: tuple[float, float]) -> Array:
     """Displacement in pixels per step [2, side, side]: one direction, with smooth waves across the domain of up to a third."""
-    speed = rng.uniform(15, 55) * 1000 / PIXEL / 60 * minutes
+    speed = rng.uniform(*kmh) * 1000 / PIXEL / 60 * minutes
     direction = rng.uniform(0, 2 * np.pi)
     y, x = np.mgrid[:side, :side] * (2 * np.pi / side)
     phase = rng.uniform(0, 2 * np.pi, (2, 2))

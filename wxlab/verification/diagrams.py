@@ -17,20 +17,22 @@ from wxlab.verification.metrics import Options
 from wxlab.verification.thresholds import Thresholds, limits, thresholds_of
 
 
-def rank_histogram(forecast: xr.Dataset, truth: States, *, seed: int = 0) -> xr.Dataset:
+def rank_histogram(forecast: xr.Dataset, truth: States, *, least: float | None = None, seed: int = 0) -> xr.Dataset:
     """How often the truth has each rank among the members: share of the points that were scored, by lead time.
 
     Rank r: r members lie below the truth, from 0 to M. Where members equal the truth, as in dry areas, the rank is drawn among those
     that it may have. The histogram of an ensemble that the truth could be a member of is flat, at 1 / (M + 1).
 
-    forecast, truth: as for ``verify``; the forecast has members.  seed: of the draws, which are the same however forecasts are read.
+    forecast, truth: as for ``verify``; the forecast has members.  least: smaller values count as equal to each other, in units of the
+    variable; for rain the least that is not dry, since no network writes exact zeros.  seed: of the draws, which are the same however
+    forecasts are read.
     Returns a Dataset with dims (prediction_timedelta, [level], rank).
     Raises WxlabError without members, and for what ``verify`` refuses.  Reference: Hamill 2001,
     doi:10.1175/1520-0493(2001)129<0550:IORHFV>2.0.CO;2.
     """
     case = make_case(forecast, truth)
     _need_members(case, "a rank histogram")
-    table = accumulate(case, {"ranks": lambda block: ranks(block, seed)}, {})
+    table = accumulate(case, {"ranks": lambda block: ranks(block, seed, -np.inf if least is None else least)}, {})
     found = {}
     for name, score in table.items():
         total, weight = (part.sum(0) for part in score.sums["ranks"])

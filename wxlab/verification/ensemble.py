@@ -17,14 +17,15 @@ def brier(block: Block) -> Sums:
     return np.stack(totals, axis=-1), weight
 
 
-def ranks(block: Block, seed: int) -> Sums:
+def ranks(block: Block, seed: int, least: float = -np.inf) -> Sums:
     """How much area each rank of the truth among the members has: [T, L, K, M + 1].
 
-    Where members equal the truth, the rank is drawn among those that it may have. The draw belongs to the initial time and lead time,
+    least: smaller values are equal to each other. Where members equal the truth, the rank is drawn among those that it may have. The draw belongs to the initial time and lead time,
     so that it is the same however the forecasts are read.
     """
     count = len(block.members) + 1
-    below, equal = (compare(block.members, block.truth).sum(0) for compare in (np.less, np.equal))
+    members, truth = (np.maximum(values, least) for values in (block.members, block.truth))  # missing values stay missing
+    below, equal = (compare(members, truth).sum(0) for compare in (np.less, np.equal))
     total = np.zeros((*block.truth.shape[:3], count))
     for t, lead, level in np.ndindex(*block.truth.shape[:3]):
         key = [seed, abs(int(block.times[t])), abs(int(block.leads[lead])), int(block.levels[level])]
