@@ -58,7 +58,8 @@ def radar(
         raise WxlabError(f"speed={speed!r} must be two numbers of km/h from 0 to 300, the smaller first, such as (15, 55)")
     rates = np.empty((events * frames, size, size), np.float32)
     for event in range(events):
-        rates[event * frames : (event + 1) * frames] = _event(np.random.default_rng([seed, event]), frames, size, step_minutes, (slow, fast))
+        rng = np.random.default_rng([seed, event])
+        rates[event * frames : (event + 1) * frames] = _event(rng, frames, size, step_minutes, (slow, fast))
     return _dataset(rates, frames, size, events, step_minutes)
 
 

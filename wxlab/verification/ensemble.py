@@ -20,8 +20,8 @@ def brier(block: Block) -> Sums:
 def ranks(block: Block, seed: int, least: float = -np.inf) -> Sums:
     """How much area each rank of the truth among the members has: [T, L, K, M + 1].
 
-    least: smaller values are equal to each other. Where members equal the truth, the rank is drawn among those that it may have. The draw belongs to the initial time and lead time,
-    so that it is the same however the forecasts are read.
+    least: smaller values are equal to each other. Where members equal the truth, the rank is drawn among those that it may have. The
+    draw belongs to the initial time and lead time, so that it is the same however the forecasts are read.
     """
     count = len(block.members) + 1
     members, truth = (np.maximum(values, least) for values in (block.members, block.truth))  # missing values stay missing
