@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -17,3 +18,13 @@ def unknown(kind: str, given: object, allowed: Iterable[object], do: str = "") -
     hint = f"; did you mean {close[0]!r}?" if close else ""
     listing = ", ".join(names) if names else "none"
     return WxlabError(f"unknown {kind} {str(given)!r}{hint} (allowed: {listing}){'; ' + do if do else ''}")
+
+
+def is_number(value: object) -> bool:
+    """Whether a setting is a finite number; True, False and text are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_whole(value: object, least: int = 1) -> bool:
+    """Whether a setting is a whole number of at least ``least``."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
