@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import gc
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from standins import Noise, windows
 from torch import Tensor, nn
 
@@ -27,6 +30,8 @@ from wxlab.nn.diffusion import normals_from
 from wxlab.nn.drop_path import DropPath
 from wxlab.nn.gating import GatedBlock
 from wxlab.normaliser import Normaliser, Transform
+from wxlab.store import Store, open_store, prepare
+from wxlab.trainer import train
 from wxlab.training.settings import Settings
 from wxlab.training.setup import stages_of
 
@@ -644,6 +649,59 @@ def test_stages_of_the_strategies(strategy: Any, freeze: bool, kinds: list[type]
         assert scores.shape == (2,) and torch.isfinite(scores).all()
 
 
+def radar_store(model: STLDM, path: Path) -> Store:
+    """Rain on the model's grid in which a short run can be trained: 16 frames."""
+    grid, steps = model.spec.grid, np.arange(16) * np.timedelta64(model.spec.step, "s")
+    rain = np.random.default_rng(0).gamma(1.0, 2.0, (16, *grid.shape)).astype(np.float32)
+    coordinates = {"time": np.datetime64("2020-06-01", "ns") + steps, **dict(zip(grid.dims, (list(grid.y), list(grid.x)), strict=True))}
+    data = xr.Dataset({"rain_rate": (("time", *grid.dims), rain)}, coordinates)
+    splits = {"train": 0.6, "validation": 0.4}
+    return open_store(prepare(data, path, normalisation={"rain_rate": {"kind": "dbz", "low": 5, "high": 60}}, splits=splits))
+
+
+def trained(model: STLDM, *parts: str) -> STLDM:
+    """Weights that look as if they had been trained."""
+    with torch.no_grad():
+        for part in parts:
+            for name, parameter in getattr(model, part).named_parameters():
+                parameter.add_(0.01 * torch.randn(parameter.shape, generator=stream(len(name))))
+    return model
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+@pytest.mark.parametrize(("strategy", "parts"), [("pretrained_vae", {"vae"}), ("pretrained_backbone", {"vae", "translator"})])
+def test_parts_that_are_trained_already_are_not_trained_first(strategy: Any, parts: set[str], freeze: bool, tmp_path: Path) -> None:
+    """One stage, in which the given parts stay to the last bit where they are frozen, BatchNorm's statistics too."""
+    giver = trained(make(), *parts)
+    store = radar_store(giver, tmp_path / "store")
+    model = create_model("stldm", channels=store.channels, grid=store.grid, step=store.step, base_ch=16)  # another denoiser
+    assert isinstance(model, STLDM)
+    for part in parts:
+        getattr(model, part).load_state_dict(getattr(giver, part).state_dict())
+    before = copy.deepcopy(model.state_dict())
+    run = tmp_path / "run"
+    how = {"strategy": strategy, "freeze": freeze, "pretrained": True}
+    train(model, store, run_dir=run, steps=2, batch_size=2, recipe=how, progress=False, device="cpu")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert {line["stage"] for line in lines} == {0} and lines[-1]["step"] == 2 and "diffusion" in lines[-1]
+    moved = {name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {"vae", "translator", "denoiser"} - (parts if freeze else set())
+    again = load_checkpoint(run)
+    last = recipe(again, **how)  # what came from a checkpoint is trained, all of it
+    assert isinstance(last, LatentDiffusion) and ("vae" in last.trains) is not freeze
+
+
+def test_parts_as_they_were_initialised_are_not_taken_for_trained(tmp_path: Path) -> None:
+    with pytest.raises(WxlabError, match="whose vae is trained, and this one's is as it was initialised; give train a model"):
+        recipe(make(), strategy="pretrained_vae", pretrained=True)
+    with pytest.raises(WxlabError, match="whose translator is trained"):
+        recipe(trained(make(), "vae"), strategy="pretrained_backbone", pretrained=True)
+    assert isinstance(recipe(trained(make(), "vae"), strategy="pretrained_vae", pretrained=True), LatentDiffusion)
+    store, how = radar_store(make(), tmp_path / "store"), {"strategy": "pretrained_vae", "pretrained": True}
+    with pytest.raises(WxlabError, match="as it was initialised"):
+        train("stldm", store, run_dir=tmp_path / "run", preset="tiny", steps=1, recipe=how, progress=False)
+
+
 @torch.no_grad()
 def test_what_is_not_trained_does_not_choose_the_best() -> None:
     """A loss of weight 0 is out of the selection: where the first estimate is spoilt, the score without a constraint stays."""
@@ -667,17 +725,32 @@ def test_what_is_not_trained_does_not_choose_the_best() -> None:
     [
         ({"strategy": "pretrained"}, "unknown strategy 'pretrained'"),
         ({"freeze": True}, "freeze=True needs a first stage"),
-        ({"constraint": -1}, "constraint=-1 must be at least 0"),
+        ({"freeze": "yes", "strategy": "pretrained_vae"}, "freeze='yes' must be True or False"),
+        ({"pretrained": 1, "strategy": "pretrained_vae"}, "pretrained=1 must be True or False"),
+        ({"pretrained": True}, "pretrained=True needs a first stage"),
+        ({"constraint": 0, "strategy": "pretrained_backbone"}, "constraint=0 leaves nothing that trains the Translator in the first stage"),
+        ({"constraint": 0.0, "strategy": "pretrained_backbone", "freeze": True}, "give a constraint above 0, or strategy 'end_to_end'"),
+        ({"reconstruction": 0, "strategy": "pretrained_vae"}, r"the part\(s\) vae have nothing to learn from"),
+        ({"diffusion": 0, "strategy": "pretrained_backbone", "freeze": True}, r"with diffusion=0 the part\(s\) denoiser have nothing"),
+        ({"constraint": -1}, "constraint=-1 must be a number of at least 0"),
+        ({"kl": "a"}, "kl='a' must be a number of at least 0"),
+        ({"diffusion": math.nan}, "diffusion=nan must be a number of at least 0"),
+        ({"prior": True}, "prior=True must be a number of at least 0"),
+        ({"warmup": None}, "warmup=None must be a number of at least 0"),
         ({"drop_condition": 1.0}, "drop_condition=1.0 must be at least 0 and less than 1"),
+        ({"drop_condition": "often"}, "drop_condition='often' must be at least 0 and less than 1"),
         ({"drop_per": "pixel"}, "unknown drop_per 'pixel'"),
         ({"weighting": "snr5"}, "unknown weighting 'snr5'; did you mean 'snr'"),
-        ({"lr": 0}, "lr=0 must be positive"),
-        ({"clip": 0}, "clip=0 must be positive, or None"),
+        ({"lr": 0}, "lr=0 must be a positive number"),
+        ({"lr": math.inf}, "lr=inf must be a positive number"),
+        ({"clip": 0}, "clip=0 must be a positive number, or None"),
+        ({"clip": "1"}, "clip='1' must be a positive number, or None"),
     ],
 )
 def test_recipe_settings_that_make_no_sense_are_refused(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(WxlabError, match=message):
+    with pytest.raises(WxlabError, match=message) as caught:
         recipe(make(), **settings)
+    assert "\n" not in str(caught.value)
 
 
 def test_unknown_recipe_settings_are_explained() -> None:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from wxlab.errors import WxlabError, unknown
+from wxlab.errors import WxlabError, is_number, unknown
 from wxlab.models.base import Batch, Model, Recipe, masked_mse, per_sample_mse
 from wxlab.models.stldm.network import STLDM
 from wxlab.models.stldm.vae import Gaussian
@@ -25,6 +25,10 @@ Strategy = Literal["end_to_end", "pretrained_vae", "pretrained_backbone"]
 DropPer = Literal["batch", "sample"]
 Weighting = Literal["snr", "uniform"]
 PARTS: tuple[Part, ...] = get_args(Part)
+# the losses from which a part gets gradients
+TEACHERS: dict[Part, tuple[str, ...]] = {
+    "vae": ("reconstruction", "constraint", "diffusion", "prior"), "translator": ("constraint", "diffusion"), "denoiser": ("diffusion",)
+}  # fmt: skip
 
 
 class Draws:
@@ -88,7 +92,10 @@ class LatentDiffusion(Recipe):
         super().__init__()
         self.weights = {"reconstruction": reconstruction, "constraint": constraint, "diffusion": diffusion, "prior": prior}
         _check({**self.weights, "kl": kl, "final_lr": final_lr, "warmup": warmup, "weight_decay": weight_decay}, lr, clip)
-        if not 0 <= drop_condition < 1:
+        if not any(self.weights[loss] for part in trains for loss in TEACHERS[part]):
+            none = ", ".join(f"{name}=0" for name, weight in self.weights.items() if not weight)
+            raise WxlabError(f"with {none} the part(s) {', '.join(trains)} have nothing to learn from; give one of these losses a weight")
+        if not (is_number(drop_condition) and 0 <= drop_condition < 1):
             raise WxlabError(f"drop_condition={drop_condition!r} must be at least 0 and less than 1")
         if drop_per not in get_args(DropPer):
             raise unknown("drop_per", drop_per, get_args(DropPer))
@@ -206,21 +213,51 @@ class FirstEstimate(LatentDiffusion):
         super().__init__(trains=("vae", "translator"), **{**settings, "diffusion": 0.0, "prior": 0.0})
 
 
-def recipe(model: Model, *, strategy: Strategy = "end_to_end", freeze: bool = False, **settings: Any) -> Recipe | list[Recipe]:
+def recipe(
+    model: Model, *, strategy: Strategy = "end_to_end", freeze: bool = False, pretrained: bool = False, **settings: Any
+) -> Recipe | list[Recipe]:
     """The stages of a strategy, each as many steps long as the training run says.
 
     strategy: ``end_to_end``, all at once (the paper's C); ``pretrained_vae``, the autoencoder first; ``pretrained_backbone``, autoencoder
     and Translator first, with reconstruction and constraint.  freeze: what was trained first stays as it is in the last stage.
-    settings: of ``LatentDiffusion``.
+    pretrained: the model has these parts trained already, so that there is nothing but the last stage: a model of ``load_checkpoint`` or
+    ``load_official``, or one that was given them, as by ``model.vae.load_state_dict(other.vae.state_dict())``.
+    settings: of ``LatentDiffusion``. (``clip`` is the same in all strategies; the authors do not clip after a trained backbone.)
+    Raises WxlabError for settings that make no sense, alone or together, and where ``pretrained`` parts are as they were initialised.
     """
     if strategy not in get_args(Strategy):
         raise unknown("strategy", strategy, get_args(Strategy))
+    for name, value in {"freeze": freeze, "pretrained": pretrained}.items():
+        if not isinstance(value, bool):
+            raise WxlabError(f"{name}={value!r} must be True or False")
+        if value and strategy == "end_to_end":
+            raise WxlabError(f"{name}=True needs a first stage; give strategy='pretrained_vae' or 'pretrained_backbone'")
     if strategy == "end_to_end":
-        if freeze:
-            raise WxlabError("freeze=True needs a first stage; give strategy='pretrained_vae' or 'pretrained_backbone'")
         return LatentDiffusion(**settings)
-    first = Reconstruction(**settings) if strategy == "pretrained_vae" else FirstEstimate(**settings)
-    return [first, LatentDiffusion(trains=[part for part in PARTS if not freeze or part not in first.trains], **settings)]
+    first: tuple[Part, ...] = ("vae",) if strategy == "pretrained_vae" else ("vae", "translator")
+    last = LatentDiffusion(trains=[part for part in PARTS if not freeze or part not in first], **settings)
+    if pretrained:
+        _require_trained(cast(STLDM, model), first)
+        return last
+    if strategy == "pretrained_vae":
+        return [Reconstruction(**settings), last]
+    if not last.weights["constraint"]:
+        raise WxlabError(
+            "constraint=0 leaves nothing that trains the Translator in the first stage of strategy='pretrained_backbone'; "
+            "give a constraint above 0, or strategy 'end_to_end' or 'pretrained_vae'"
+        )
+    return [FirstEstimate(**settings), last]
+
+
+def _require_trained(network: STLDM, parts: Sequence[Part]) -> None:
+    """Raise WxlabError where a part is as it was initialised: training moves the weights of its norms, which all begin at 1."""
+    for part in parts:
+        norms = [module for module in getattr(network, part).modules() if isinstance(module, (nn.GroupNorm, nn.BatchNorm2d))]
+        if all(bool((norm.weight == 1).all()) for norm in norms):
+            raise WxlabError(
+                f"pretrained=True needs a model whose {part} is trained, and this one's is as it was initialised; give train a model of "
+                f"load_checkpoint or load_official, or one whose {part} got the weights of such a model"
+            )
 
 
 _own = [p for p in signature(recipe).parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
@@ -260,9 +297,9 @@ def _total(parts: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
 
 def _check(least_zero: dict[str, float], lr: float, clip: float | None) -> None:
     for name, value in least_zero.items():
-        if not value >= 0:
-            raise WxlabError(f"{name}={value!r} must be at least 0")
-    if not lr > 0:
-        raise WxlabError(f"lr={lr!r} must be positive")
-    if clip is not None and not clip > 0:
-        raise WxlabError(f"clip={clip!r} must be positive, or None for no clipping")
+        if not (is_number(value) and value >= 0):
+            raise WxlabError(f"{name}={value!r} must be a number of at least 0")
+    if not (is_number(lr) and lr > 0):
+        raise WxlabError(f"lr={lr!r} must be a positive number")
+    if clip is not None and not (is_number(clip) and clip > 0):
+        raise WxlabError(f"clip={clip!r} must be a positive number, or None for no clipping")
