@@ -1,4 +1,4 @@
-"""Power spectra: how much of a field's variance lies at which scale."""
+"""Spectra of fields on a plane."""
 
 from __future__ import annotations
 
@@ -36,20 +36,6 @@ def radial(field: xr.DataArray, *, spacing: float | None = None) -> xr.DataArray
     attrs = {"units": power_of_unit(field.attrs["units"], 2)} if "units" in field.attrs else {}
     spectrum = xr.DataArray(radial_power(values, steps), dims=(*leading, "wavenumber"), coords=kept, attrs=attrs)
     return spectrum.assign_coords(radial_coordinates(values.shape[-2:], steps))
-
-
-def ratio(spectrum: xr.DataArray, reference: xr.DataArray) -> xr.DataArray:
-    """Power of one spectrum over that of another at each wavenumber, P / P_reference; NaN where the reference has none.
-
-    Below 1 a forecast is too smooth at that scale, above 1 too rough. Both: as the functions here return them.
-    Raises WxlabError when the two have different wavenumbers.
-    """
-    dims = [dim for dim in reference.dims if "wavenumber" in str(dim)]
-    same = bool(dims) and all(dim in spectrum.dims and spectrum.sizes[dim] == reference.sizes[dim] for dim in dims)
-    if not same or not all(np.allclose(spectrum[dim], reference[dim]) for dim in dims):
-        raise WxlabError("the two spectra have different wavenumbers; make both from fields on one grid")
-    below = reference.where(reference > 0).assign_coords({dim: spectrum[dim] for dim in dims})
-    return (spectrum / below).assign_attrs(units="1")
 
 
 def radial_power(values: np.ndarray, steps: tuple[float, float]) -> np.ndarray:

@@ -1,0 +1,82 @@
+"""Spectra of fields and winds on the globe, by degree of spherical harmonics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from wxlab.errors import WxlabError
+from wxlab.grids import Grid, grid_of, is_global, is_periodic
+from wxlab.readers.units import power as power_of_unit
+from wxlab.spectra.harmonics import Array, degree_sums, highest_degree, scalar_coefficients, wind_coefficients
+
+EARTH_RADIUS = 6.3675e6  # m, the mean of 6357 and 6378 km, as in WeatherBench 2
+
+
+def power(field: xr.DataArray) -> xr.DataArray:
+    """Power spectrum of fields on the globe by degree l of spherical harmonics.
+
+    P(l) = Σ_m |a_lm|², with harmonics of mean square 1, so that Parseval's theorem reads Σ P(l) = area mean of f² (orthonormal harmonics
+    have 4π times as much). Coefficients by Fourier transform along longitude and, for each order, least squares over latitudes weighted
+    with their areas, up to degree L = rows − 2 (or what the columns know): exact for fields of no higher degree, on any rows.
+
+    field: [..., latitude, longitude], the whole globe, evenly spaced columns.
+    Returns [..., degree] in the square of the field's unit, degrees 0 ... L, with the coordinate wavelength, 2π a / l (metres).
+    A field with a missing point has no spectrum: NaN.  Raises WxlabError for fields that are not on the whole globe.
+    """
+    values, grid = on_sphere(field)
+    units = power_of_unit(field.attrs["units"], 2) if "units" in field.attrs else None
+    return _by_degree(spectrum_of(field, degree_sums(scalar_coefficients(values, grid)), ("degree",), units), grid)
+
+
+def kinetic_energy(u: xr.DataArray, v: xr.DataArray) -> xr.DataArray:
+    """Spectrum of the kinetic energy of horizontal winds by degree l, of the rotational and of the divergent wind.
+
+    E(l) = a² / (2 l (l + 1)) Σ_m |ζ_lm|² for the vorticity ζ, the same with the divergence for the divergent wind; Σ E(l) over both is
+    the area mean of (u² + v²) / 2. As the winds themselves are fitted, not their derivatives, poles need no care.
+
+    u, v: eastward and northward wind [..., latitude, longitude], the whole globe.
+    Returns [..., part, degree] in the square of the wind's unit, part ``rotational`` and ``divergent`` (their sum is the kinetic
+    energy), degrees 0 ... L as in ``power``.  Raises WxlabError for winds that are not on the whole globe, or on different grids.
+    References: Lambert 1984, doi:10.1080/07055900.1984.9649206; Augier and Lindborg 2013, doi:10.1175/JAS-D-12-0281.1.
+    """
+    (east, grid), (_, other) = on_sphere(u), on_sphere(v)
+    if grid != other or dict(u.sizes) != dict(v.sizes):
+        raise WxlabError("u and v lie on different grids or have different dimensions; give both components of one wind")
+    north, _ = on_sphere(v.transpose(*u.dims))
+    parts = [degree_sums(each) / 2 for each in wind_coefficients(east, north, grid)]
+    units = power_of_unit(u.attrs["units"], 2) if "units" in u.attrs else None
+    energy = spectrum_of(u, np.stack(parts, axis=-2), ("part", "degree"), units)
+    return _by_degree(energy.assign_coords(part=["rotational", "divergent"]), grid)
+
+
+def on_sphere(field: xr.DataArray) -> tuple[Array, Grid]:
+    """Values [..., H, W] of a field on the whole globe, and its grid. Raises WxlabError for others."""
+    if not isinstance(field, xr.DataArray) or not {"latitude", "longitude"} <= set(field.dims):
+        given = f"the dimensions {', '.join(map(str, field.dims))}" if isinstance(field, xr.DataArray) else f"a {type(field).__name__}"
+        raise WxlabError(f"a spectrum on the globe needs a DataArray with the dimensions latitude and longitude, and was given {given}")
+    grid = grid_of(field)
+    if len(grid.x) < 4 or not is_periodic(grid):
+        raise WxlabError("the longitudes do not go round the globe in even steps; give the whole globe on an even grid")
+    if len(grid.y) < 3 or not is_global(grid):
+        raise WxlabError("the latitudes do not reach from pole to pole; a spectrum on the globe needs all of them")
+    return field.transpose(..., "latitude", "longitude").values.astype(np.float64), grid
+
+
+def spectrum_of(field: xr.DataArray, values: np.ndarray, dims: tuple[str, ...], units: str | None) -> xr.DataArray:
+    """A spectrum with the field's other dimensions and coordinates."""
+    leading = [str(dim) for dim in field.dims if dim not in ("latitude", "longitude")]
+    kept: dict[str, Any] = {
+        str(name): coord for name, coord in field.coords.items() if not {"latitude", "longitude"} & set(coord.dims)
+    }  # fmt: skip
+    return xr.DataArray(values, dims=(*leading, *dims), coords=kept, attrs={} if units is None else {"units": units})
+
+
+def _by_degree(spectrum: xr.DataArray, grid: Grid) -> xr.DataArray:
+    degree = np.arange(highest_degree(grid) + 1)
+    wavelength = np.divide(2 * np.pi * EARTH_RADIUS, degree, out=np.full(len(degree), np.inf), where=degree > 0)
+    return spectrum.assign_coords(
+        degree=("degree", degree, {"long_name": "degree"}), wavelength=("degree", wavelength, {"units": "m", "long_name": "wavelength"})
+    )
