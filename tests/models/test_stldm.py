@@ -105,14 +105,25 @@ def test_other_sizes_work(options: dict[str, Any]) -> None:
         ({"hid_S": 5}, "hid_S=5 must be a positive whole number divisible by 2"),
         ({"N_S": 3}, "N_S=3 must be an even number"),
         ({"patch_size": 3}, "patch_size=3 must be a positive whole number divisible by 2"),
+        ({"N_S": "4"}, "N_S='4' must be an even number"),
         ({"chs_mult": []}, r"chs_mult=\[\] must be whole numbers"),
+        ({"chs_mult": 4}, "chs_mult=4 must be whole numbers"),
+        ({"chs_mult": None}, "chs_mult=None must be whole numbers"),
+        ({"chs_mult": [1, True]}, r"chs_mult=\[1, True\] must be whole numbers"),
+        ({"hid_T": True}, "hid_T=True must be a positive whole number"),
         ({"heads": 0}, "heads=0 must be a positive whole number"),
         ({"temporal": "no"}, "temporal='no' must be True or False"),
         ({"beta_schedule": "quadratic"}, r"unknown noise schedule 'quadratic' \(allowed: cosine, linear, sigmoid\)"),
         ({"timesteps": 1}, "a noise schedule of 1 steps makes no sense"),
         ({"sampling_steps": 11}, "sampling_steps=11 must be a whole number from 1 to 10"),
+        ({"sampling_steps": True}, "sampling_steps=True must be a whole number from 1 to 10"),
+        ({"sampling_steps": 2.0}, "sampling_steps=2.0 must be a whole number from 1 to 10"),
         ({"eta": 2}, "eta=2 must lie between 0"),
-        ({"guidance": -1}, "guidance=-1 must be a number of at least 0"),
+        ({"eta": "0.5"}, "eta='0.5' must lie between 0"),
+        ({"eta": None}, "eta=None must lie between 0"),
+        ({"guidance": -1}, "guidance=-1 must be a finite number of at least 0"),
+        ({"guidance": math.inf}, "guidance=inf must be a finite number of at least 0"),
+        ({"guidance": "1"}, "guidance='1' must be a finite number of at least 0"),
         ({"sampler": "dimm"}, "unknown sampler 'dimm'; did you mean 'ddim'"),
         ({"enhance": 1}, "enhance=1 must be True or False"),
     ],
@@ -133,6 +144,9 @@ def test_sizes_and_options_that_do_not_fit_are_refused(options: dict[str, Any], 
         (lambda x: x[0], r"frames of shape \(2, 1, 16, 16\) were given; give \[sample, frame, channel, row, column\]"),
         (lambda x: x.expand(-1, -1, 3, -1, -1), "with 1 channel"),
         (lambda x: x[..., :12], "12 columns, and this STLDM needs a multiple of 8; crop or resize"),
+        (lambda x: x[:0], r"shape \(0, 2, 1, 16, 16\) were given, and there is nothing in them; give at least one sample"),
+        (lambda x: x.double(), "frames are of type float64, and this STLDM reads float32; convert them"),
+        (lambda x: (255 * x).to(torch.uint8), "frames are of type uint8, and this STLDM reads float32"),
         (lambda x: 70 * x - 10, "values from -10 to 60, and STLDM reads values from 0 to 1; normalise them"),
         (lambda x: x - 0.5, "values from -0.5"),
         (lambda x: x.masked_fill(x > 0.5, math.nan), r"missing values \(NaN\); fill them"),
@@ -145,6 +159,25 @@ def test_frames_that_cannot_be_read_are_refused(change: Any, message: str) -> No
     x[0, 0, 0, 0, 0], x[0, 0, 0, 0, 1] = 0, 1
     with pytest.raises(WxlabError, match=message) as caught:
         model(change(x), stream())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("members", [0, -1, 1.0, True, "2"])
+def test_members_are_counted(members: Any) -> None:
+    model = make()
+    with pytest.raises(WxlabError, match=f"members={members!r} must be a whole number of at least 1"):
+        model(frames(model), stream(), members)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"eta": "0.5"}, {"eta": None}, {"eta": math.nan}, {"guidance": math.inf}, {"sampling_steps": True}, {"enhance": None}],
+    ids=str,
+)
+def test_other_ways_to_sample_that_make_no_sense_are_refused(changes: dict[str, Any]) -> None:
+    ((name, value),) = changes.items()
+    with pytest.raises(WxlabError, match=f"{name}={value!r} must") as caught:
+        make().with_sampling(**changes)
     assert "\n" not in str(caught.value)
 
 

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from wxlab.errors import WxlabError, unknown
+from wxlab.errors import WxlabError, is_number, is_whole, unknown
 
 if TYPE_CHECKING:
     from wxlab.rollout import Streams
@@ -38,7 +38,7 @@ def betas_of(kind: ScheduleKind, steps: int) -> NDArray[np.float64]:
     """
     if kind not in get_args(ScheduleKind):
         raise unknown("noise schedule", kind, get_args(ScheduleKind))
-    if not isinstance(steps, int) or steps < 2:
+    if not is_whole(steps, 2):
         raise WxlabError(f"a noise schedule of {steps!r} steps makes no sense; give a whole number of at least 2")
     if kind == "linear":
         return np.minimum(np.linspace(0.1 / steps, 20 / steps, steps), 0.999)
@@ -123,9 +123,9 @@ class DDIM:
     """
 
     def __init__(self, schedule: Schedule, steps: int, eta: float = 0.0) -> None:
-        if not isinstance(steps, int) or not 1 <= steps <= schedule.steps:
+        if not is_whole(steps) or steps > schedule.steps:
             raise WxlabError(f"sampling_steps={steps!r} must be a whole number from 1 to {schedule.steps}, the steps of the noise schedule")
-        if not 0 <= eta <= 1:
+        if not (is_number(eta) and 0 <= eta <= 1):
             raise WxlabError(f"eta={eta!r} must lie between 0 (deterministic) and 1 (as noisy as ancestral sampling)")
         self.schedule, self.eta = schedule, eta
         self.times = [int(t) for t in np.linspace(-1, schedule.steps - 1, steps + 1)][:0:-1]

@@ -10,7 +10,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from wxlab.errors import WxlabError
+from wxlab.errors import WxlabError, is_whole
 
 
 class Stage(nn.Module):
@@ -44,8 +44,8 @@ def channels_last(x: Tensor) -> Tensor:
 
 def require_even_depth(layers: int) -> None:
     """Raise WxlabError unless an encoder depth is even and at least 2."""
-    if layers < 2 or layers % 2:
-        raise WxlabError(f"N_S={layers} must be an even number of at least 2: layers come in pairs, of which one halves the grid")
+    if not is_whole(layers, 2) or layers % 2:
+        raise WxlabError(f"N_S={layers!r} must be an even number of at least 2: layers come in pairs, of which one halves the grid")
 
 
 class Encoder(nn.Module):

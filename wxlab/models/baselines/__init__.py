@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from wxlab.errors import WxlabError
+from wxlab.errors import WxlabError, is_number, is_whole
 from wxlab.models import SPEC_FIELDS
 from wxlab.models.base import Spec
 from wxlab.models.met2net import PRESETS
@@ -34,7 +34,8 @@ def require_sizes(config: Mapping[str, Any], multiples: Mapping[str, int]) -> No
     """Raise WxlabError unless the named sizes of ``config`` are positive multiples and its ``drop_path`` is a probability below 1."""
     for name, multiple in multiples.items():
         value = config.get(name, multiple)
-        if not isinstance(value, int) or value < 1 or value % multiple:
+        if not is_whole(value) or value % multiple:
             raise WxlabError(f"{name}={value!r} must be a positive whole number" + (f" divisible by {multiple}" if multiple > 1 else ""))
-    if not 0 <= config.get("drop_path", 0) < 1:
-        raise WxlabError(f"drop_path={config['drop_path']!r} must be at least 0 and less than 1")
+    drop_path = config.get("drop_path", 0)
+    if not (is_number(drop_path) and 0 <= drop_path < 1):
+        raise WxlabError(f"drop_path={drop_path!r} must be at least 0 and less than 1")

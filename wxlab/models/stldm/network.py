@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from wxlab.errors import WxlabError, unknown
+from wxlab.errors import WxlabError, is_number, is_whole, unknown
 from wxlab.models.base import Batch, Model, Spec
 from wxlab.models.baselines import require_sizes
 from wxlab.models.stldm.denoiser import Denoiser
@@ -108,6 +107,8 @@ class STLDM(Model):
         generator: draws, in this order, the noise of the input latents, of the first estimate, the initial noise, and the sampler's; a
         torch.Generator, or one stream for each (sample, member).
         """
+        if not is_whole(members):
+            raise WxlabError(f"members={members!r} must be a whole number of at least 1")
         if x.dim() == 5 and x.shape[1] != self.spec.history:
             raise WxlabError(f"{x.shape[1]} frames were given, and this STLDM reads {self.spec.history}; give the last {self.spec.history}")
         past = self.encode(x)
@@ -155,9 +156,14 @@ class STLDM(Model):
         return self(batch.history, generator, members).unflatten(0, (-1, members))
 
     def _check(self, frames: Tensor) -> None:
-        channels, shape = len(self.spec.channels), tuple(frames.shape)
+        channels, shape, dtype = len(self.spec.channels), tuple(frames.shape), self.vae.decoder.readout.weight.dtype
         if frames.dim() != 5 or shape[2] != channels:
             raise WxlabError(f"frames of shape {shape} were given; give [sample, frame, channel, row, column] with {channels} channel(s)")
+        if not frames.numel():
+            raise WxlabError(f"frames of shape {shape} were given, and there is nothing in them; give at least one sample")
+        if frames.dtype != dtype:
+            kinds = [str(kind).removeprefix("torch.") for kind in (frames.dtype, dtype)]
+            raise WxlabError(f"the frames are of type {kinds[0]}, and this STLDM reads {kinds[1]}; convert them, or the model by its to()")
         for side, length, multiple in zip(("rows", "columns"), shape[3:], self.spec.multiples, strict=True):
             if length % multiple:
                 raise WxlabError(f"the frames have {length} {side}, and this STLDM needs a multiple of {multiple}; crop or resize them")
@@ -176,8 +182,8 @@ def _sampler(schedule: Schedule, config: dict[str, Any]) -> DDIM | Ancestral:
     kind, steps, guidance = config["sampler"], config["sampling_steps"], config["guidance"]
     if kind not in get_args(SamplerKind):
         raise unknown("sampler", kind, get_args(SamplerKind))
-    if isinstance(guidance, bool) or not isinstance(guidance, (int, float)) or not guidance >= 0:
-        raise WxlabError(f"guidance={guidance!r} must be a number of at least 0 (0 is none, the paper's is 1)")
+    if not (is_number(guidance) and guidance >= 0):
+        raise WxlabError(f"guidance={guidance!r} must be a finite number of at least 0 (0 is none, the paper's is 1)")
     for name in ("enhance", "deterministic"):
         if not isinstance(config[name], bool):
             raise WxlabError(f"{name}={config[name]!r} must be True or False")
@@ -190,8 +196,8 @@ def _sampler(schedule: Schedule, config: dict[str, Any]) -> DDIM | Ancestral:
 def build(spec: Spec, **config: Any) -> STLDM:
     """An STLDM of a Spec, every size checked. Forcing and static fields are not read, so the model's Spec names none."""
     settings = {**SIZES, **SAMPLING, **config}
-    settings["chs_mult"] = list(settings["chs_mult"])
     _require_sizes(settings)
+    settings["chs_mult"] = list(settings["chs_mult"])
     factor = settings["patch_size"] * 2 ** (settings["N_S"] // 2)
     whole = dataclasses.replace(spec, multiples=(factor, factor), forcing=(), static=(), stochastic="diffusion")
     model = STLDM(whole, **settings)
@@ -200,8 +206,8 @@ def build(spec: Spec, **config: Any) -> STLDM:
 
 
 def _require_sizes(settings: dict[str, Any]) -> None:
-    levels: Sequence[Any] = settings["chs_mult"]
-    if not levels or not all(isinstance(factor, int) and factor >= 1 for factor in levels):
+    levels: Any = settings["chs_mult"]
+    if not isinstance(levels, (list, tuple)) or not levels or not all(is_whole(factor) for factor in levels):
         raise WxlabError(f"chs_mult={levels!r} must be whole numbers of at least 1, one for each level, such as [1, 2, 4, 8]")
     # the patch is halved with each level
     multiples = {"hid_S": 2, "base_ch": 4, "patch_size": 2 ** (len(levels) - 1)}
