@@ -115,6 +115,8 @@ def load_official(
     if entry.official is None:
         with_weights = [n for n in _REGISTRY if get_entry(n).official is not None]
         raise WxlabError(f"{name!r} has no published weights; models that have: {', '.join(with_weights)}")
+    if config is not None and not isinstance(config, Mapping):
+        raise WxlabError(f"config={config!r} is not a mapping of the authors' settings; give a dict, or leave it out")
     model = entry.official(path_or_state_dict, dict(config or {}))
     model.name, model.licence = name, entry.official_licence or entry.licence
     return model
