@@ -7,19 +7,26 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+import xarray as xr
 from safetensors.torch import load_file
 from torch import Tensor
 
 from wxlab import create_model, load_official
 from wxlab.errors import WxlabError
+from wxlab.grids import Grid, parse_grid, regrid
 from wxlab.models.base import Batch
-from wxlab.models.stldm import STLDM, save_official
-from wxlab.models.stldm.official import our_name, resize, schedule_tables, settings_of, their_name
+from wxlab.models.stldm import PRESETS, STLDM, save_official
+from wxlab.models.stldm.official import our_name, schedule_tables, settings_of, their_name
 from wxlab.models.stldm.recipe import Draws, LatentDiffusion, prior_divergence
 from wxlab.nn.diffusion import DDIM, Schedule
 from wxlab.nn.drop_path import DropPath
+from wxlab.normaliser import Normaliser, Transform
+from wxlab.readers import hko7, meteonet, sevir
+from wxlab.rollout import forecast as roll_out
 
 golden = pytest.mark.golden
 OUTPUTS = {"rtol": 0, "atol": 1e-4}
@@ -274,16 +281,29 @@ def test_learning_rate(golden_dir: Path) -> None:
             assert recipe.lr * recipe.schedule(int(step), reference["total_steps"]) == pytest.approx(rate, rel=1e-12)
 
 
+def brought_to(frames: Tensor, target: str) -> Tensor:
+    """Frames [..., y, x] by the regridding that ``prepare`` uses."""
+    shape = frames.shape
+    fields = xr.DataArray(frames.reshape(-1, *shape[-2:]).numpy(), dims=("time", "y", "x"))
+    fields = fields.assign_coords(y=1000.0 * np.arange(shape[-2])[::-1], x=1000.0 * np.arange(shape[-1]))
+    found = torch.from_numpy(regrid(fields, target, method="bilinear").values)
+    return found.reshape(*shape[:-2], *found.shape[-2:])
+
+
 @golden
-def test_resize(golden_dir: Path) -> None:
+def test_bilinear_regridding_is_the_authors_resizing(golden_dir: Path) -> None:
+    """By 3.75, as from 480 to 128."""
     tensors = load_file(golden_dir / "stldm" / "metrics.tensors.safetensors")
-    torch.testing.assert_close(resize(tensors["resize.in"], 16, 16), tensors["resize.out16"], rtol=0, atol=1e-6)
+    torch.testing.assert_close(brought_to(tensors["resize.in"], "16x16"), tensors["resize.out16"], rtol=0, atol=1e-6)
 
 
-def test_resize_by_three_takes_the_middle_pixels() -> None:
-    x = torch.rand(2, 384, 384)
-    torch.testing.assert_close(resize(x, 128, 128), x[..., 1::3, 1::3], rtol=0, atol=1e-7)
-    assert resize(torch.full((1, 6, 6), 1.5), 2, 2).max() == 1
+@pytest.mark.parametrize("size", [(384, 384), (480, 480), (565, 784)], ids=["sevir", "hko7", "meteonet"])
+def test_archives_are_brought_to_the_published_size_without_smoothing(size: tuple[int, int]) -> None:
+    x = torch.rand(2, *size, generator=torch.Generator().manual_seed(0))
+    expected = F.interpolate(x[:, None], (128, 128), mode="bilinear", align_corners=False)[:, 0]
+    torch.testing.assert_close(brought_to(x, "128x128"), expected, rtol=0, atol=1e-4)
+    if size == (384, 384):
+        torch.testing.assert_close(brought_to(x, "128x128"), x[..., 1::3, 1::3], rtol=0, atol=1e-6)
 
 
 @golden
@@ -369,6 +389,101 @@ def test_guidance_comes_from_the_caller() -> None:
     assert load_official("stldm", save_official(model), config=settings_of(model)).config["guidance"] == 0
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"N_T": 1}, {"N_T": 1, "hid_T": 40}, {"hid_T": 24}, {"N_T": 3}, {"channels": ("a", "b")}, {"horizon": 1}, {"timesteps": 6}],
+    ids=str,
+)
+def test_other_sizes_are_saved_and_loaded(tmp_path: Path, options: dict[str, Any]) -> None:
+    """Also one block, a last block without reduction (24 = 2 T2 c), and two channels, whose names no file holds."""
+    model = tiny(guidance=0.0, **options)
+    save_official(model, tmp_path / "folder")
+    again = load_official("stldm", tmp_path / "folder")
+    assert isinstance(again, STLDM) and again.config == model.config
+    assert (again.spec.history, again.spec.horizon) == (model.spec.history, model.spec.horizon)
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in model.state_dict().items())
+    assert again.spec.channels == (("channel_1", "channel_2") if "channels" in options else ("reflectivity",))
+    if "channels" in options:
+        assert load_official("stldm", tmp_path / "folder", config={"channels": ["a", "b"]}).spec.channels == ("a", "b")
+
+
+def test_a_lost_reduction_is_not_taken_for_none() -> None:
+    state = save_official(tiny())
+    for name in ("weight", "bias"):
+        state.pop(f"backbone.hid.enc.1.reduction.{name}")
+    with pytest.raises(WxlabError, match=r"missing backbone\.hid\.enc\.1\.reduction\.weight; missing backbone"):
+        load_official("stldm", state, config=settings_of(tiny()))
+    with pytest.raises(WxlabError, match=r"lack backbone\.hid\.enc\.1\.reduction\.weight, so sizes cannot be told"):
+        load_official("stldm", state, config={"heads": 2})
+
+
+def test_levels_may_be_a_tuple() -> None:
+    model = tiny()
+    config = settings_of(model)
+    config["stldm_param"]["chs_mult"] = (1, 2)
+    assert load_official("stldm", save_official(model), config=config).config["chs_mult"] == [1, 2]
+
+
+@pytest.mark.parametrize("config", [[1], "hko7", 5])
+def test_a_configuration_is_a_mapping(config: Any) -> None:
+    with pytest.raises(WxlabError, match="is not a mapping of the authors' settings"):
+        load_official("stldm", save_official(tiny()), config=config)
+
+
+# ---- in the units of the archives
+
+
+ARCHIVES = {
+    "sevir": (Grid(tuple(sevir.PIXEL * np.arange(384)), tuple(sevir.PIXEL * np.arange(384)), "xy"), sevir.STEP),
+    "hko7": (Grid(tuple(hko7.PIXEL * np.arange(480)[::-1]), tuple(hko7.PIXEL * np.arange(480)), "xy"), hko7.STEP),
+    "meteonet": (Grid(tuple(meteonet.PIXEL * np.arange(565)[::-1]), tuple(meteonet.PIXEL * np.arange(784)), "xy"), meteonet.STEP),
+}
+
+
+@pytest.mark.parametrize("name", ARCHIVES)
+def test_presets_lie_where_the_archives_do(name: str) -> None:
+    whole, step = ARCHIVES[name]
+    grid = parse_grid("128x128", whole)
+    assert PRESETS[name]["step"] == step
+    np.testing.assert_allclose([*PRESETS[name]["grid"].y, *PRESETS[name]["grid"].x], [*grid.y, *grid.x], atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "low", "high"), [("sevir", 0, 255), ("hko7", -10, 60), ("meteonet", 0, 70)])
+def test_published_weights_forecast_in_the_units_of_their_archive(name: str, low: float, high: float, tmp_path: Path) -> None:
+    """Loaded, given frames in physical units, missing ones among them, and rolled out: no further step, and nothing but units differs."""
+    save_official(tiny(), tmp_path / "folder")
+    model = load_official("stldm", tmp_path / "folder", config={"preset": name})
+    whole, step = ARCHIVES[name]
+    assert isinstance(model, STLDM) and model.spec.step == step
+    (variable,), grid = model.spec.channels, parse_grid("16x16", whole)
+    share = np.random.default_rng(0).random((4, 16, 16), np.float32)
+    times = np.datetime64("2015-06-01", "ns") + np.arange(4) * np.timedelta64(step, "s")
+    coordinates = {"time": times, "y": list(grid.y), "x": list(grid.x)}
+    states = xr.Dataset({variable: (("time", "y", "x"), low + (high - low) * share)}, coordinates)
+    found = roll_out(model, states, steps=3, members=2, seed=1)[variable]
+    assert found.sizes["time"] == 3 and found.sizes["number"] == 2
+    assert found["prediction_timedelta"].values[0] == np.timedelta64(step, "s")
+    assert low <= float(found.min()) < float(found.max()) <= high
+    plain = load_official("stldm", tmp_path / "folder")
+    plain.normaliser, plain.spec = Normaliser({variable: Transform("none")}), model.spec
+    shares = roll_out(plain, xr.Dataset({variable: (("time", "y", "x"), share)}, coordinates), steps=3, members=2, seed=1)[variable]
+    np.testing.assert_allclose(found, low + (high - low) * shares, rtol=1e-4, atol=1e-3 * (high - low))
+    gaps = states.where(states["time"] != times[1])
+    dry = states.copy(deep=True)
+    dry[variable][1] = low
+    xr.testing.assert_allclose(*(roll_out(model, data, steps=3, times=times[2:]) for data in (gaps, dry)))
+
+
+def test_settings_go_before_the_preset() -> None:
+    model, grid = tiny(), Grid(tuple(range(24)), tuple(range(16)), "xy")
+    config = {**settings_of(model), "preset": "hko7", "channels": "rain", "step": 2.5, "grid": grid}
+    found = load_official("stldm", save_official(model), config=config)
+    assert found.spec.channels == ("rain",) and found.spec.step == 150 and found.spec.grid == grid
+    assert found.normaliser is not None and found.normaliser.transforms["rain"].scale == 70
+    again = load_official("stldm", save_official(model), config=settings_of(model))
+    assert again.normaliser is None and again.spec.step == 300 and again.spec.grid.y[:2] == (0, 1)
+
+
 def broken(change: Any) -> dict[str, Tensor]:
     state = save_official(tiny())
     change(state)
@@ -384,8 +499,24 @@ def broken(change: Any) -> dict[str, Tensor]:
         (lambda s: s.pop("diff_unet.time_mlp.mlp.1.weight"), {}, "lack diff_unet.time_mlp.mlp.1.weight"),
         (lambda s: s.pop("betas"), {}, "missing betas"),
         (lambda s: None, {"type": "2D"}, "weights are of the spatio-temporal network and type='2D' asks for the spatial-only one"),
-        (lambda s: None, {"vp_param": {"shape_out": [20, 1, 16, 16]}}, r"shape_out=20 \(the weights say 3\)"),
+        (lambda s: None, {"vp_param": {"shape_out": [20, 1, 16, 16]}}, r"shape_out=\[20, 1\] \(the weights say \[3, 1\]\)"),
         (lambda s: None, {"vp_param": {"hid_T": 512}}, r"hid_T=512 \(the weights say 16\)"),
+        (lambda s: None, {"vp_param": {"shape_in": [2, 3, 16, 16]}}, r"shape_in=\[2, 3\] \(the weights say \[2, 1\]\)"),
+        (lambda s: None, {"vp_param": {"shape_in": [2, 16]}}, r"shape_in=\[2, 16\] must be four whole numbers"),
+        (lambda s: None, {"vp_param": {"shape_out": 3}}, "shape_out=3 must be four whole numbers"),
+        (lambda s: None, {"vp_param": {"last_activation": "tanh"}}, "last_activation='tanh' is not supported; every published STLDM ends"),
+        (lambda s: None, {"vp_param": [2, 1]}, r"vp_param=\[2, 1\] is not a mapping"),
+        (lambda s: None, {"stldm_param": {"heads": 3}}, "heads=3 must be a whole number that divides the weights' 8 channels"),
+        (lambda s: None, {"stldm_param": {"heads": "2"}}, "heads='2' must be a whole number"),
+        (lambda s: None, {"stldm_param": {"chs_mult": (1, 3)}}, r"chs_mult=\[1, 3\] \(the weights say \[1, 2\]\)"),
+        (lambda s: None, {"step": "5"}, "step='5' must be a positive number of minutes"),
+        (lambda s: None, {"step": 0}, "step=0 must be a positive number of minutes"),
+        (lambda s: None, {"step": 0.001}, "step=0.001 must be a positive number of minutes that is a whole number of seconds"),
+        (lambda s: None, {"step": True}, "step=True must be a positive number"),
+        (lambda s: None, {"preset": "hko"}, r"unknown preset of STLDM's published weights 'hko'; did you mean 'hko7'"),
+        (lambda s: None, {"preset": "demo"}, r"allowed: hko7, meteonet, sevir"),
+        (lambda s: None, {"channels": ["a", "b"]}, r"channels=\['a', 'b'\] must be the name\(s\) of the weights' 1 channel\(s\)"),
+        (lambda s: None, {"grid": (16, 16)}, r"grid=\(16, 16\) must be a wxlab.grids.Grid"),
         (lambda s: None, {"objective": "pred_noise"}, "objective='pred_noise' is not supported"),
         (lambda s: None, {"beta_schedule": "linear"}, "another noise schedule than beta_schedule says"),
     ],

@@ -15,16 +15,17 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from wxlab.errors import WxlabError
+from wxlab.errors import WxlabError, is_number, is_whole, unknown
 from wxlab.files import atomic_file
-from wxlab.grids import Grid
+from wxlab.grids import Grid, parse_grid
 from wxlab.models.base import Spec
-from wxlab.models.stldm.network import STLDM, build
+from wxlab.models.stldm.network import SIZES, STLDM, build
+from wxlab.models.stldm.presets import PRESETS, UNITS
 from wxlab.models.weights import load_exactly, read_checkpoint, write_checkpoint
 from wxlab.nn.diffusion import Schedule
+from wxlab.normaliser import Normaliser
 
 # our name -> theirs, first match; their wrappers of an attention are all called "fn"
 _PARTS = [("vae", "backbone.vae"), ("translator", "backbone.hid"), ("denoiser.time", "diff_unet.time_mlp.mlp"), ("denoiser", "diff_unet")]
@@ -38,8 +39,19 @@ def load_official(source: str | os.PathLike[str] | Mapping[str, Any], config: Ma
     source: ``.pt``, ``.safetensors``, a Hugging Face folder (its ``config.json`` is read too) or a state dict.
     config: the authors' settings, which go before those of the folder: ``vp_param`` (shape_in, shape_out, ...), ``stldm_param``, and
     timesteps, sampling_timesteps, objective, beta_schedule, ddim_sampling_eta as they are or under ``param``; ``type`` ``3D`` or ``2D``;
-    ``cfg_str``, the strength of the guidance, which no checkpoint holds (0 unless given). Sizes follow from the shapes; the rows and
-    columns do not, and are 128 unless shape_in says otherwise. ``channels`` names the variable, ``step`` its minutes, ``grid`` is a Grid.
+    ``cfg_str``, the strength of the guidance, which no checkpoint holds (0 unless given). Sizes follow from the shapes.
+
+    ``preset``, ``sevir``, ``hko7`` or ``meteonet``, says on what the weights were trained, so that the model can forecast at once::
+
+        model = load_official("stldm", "folder", config={"preset": "hko7", "cfg_str": 1.0})
+        store = prepare("hko7", "hko7.zarr", grid="128x128", method="bilinear", nan="mask")
+        forecast(model, store, steps=20, members=10)
+
+    It gives the variable, the minutes of a step, the grid (the archive's area in as many cells as ``shape_in`` says, 128x128 by itself)
+    and the units; what is missing is read as no rain, as the authors do. ``channels``, ``step`` (minutes) and ``grid`` (a Grid, such as
+    a store's) go before it. Without a preset they are reflectivity (``channel_1``, ... where the weights have several channels), 5
+    minutes (6 where 20 frames or more are written, as for HKO-7), and rows and columns by their numbers, and a forecast needs
+    ``model.normaliser``, such as that of a store whose values lie between 0 and 1.
     Raises WxlabError naming every missing, unexpected and misshapen key, and settings that contradict the weights.
     """
     state, settings = _read(source)
@@ -47,12 +59,9 @@ def load_official(source: str | os.PathLike[str] | Mapping[str, Any], config: Ma
     if not any(key.startswith("backbone.") for key in state) or not any(key.startswith("diff_unet.") for key in state):
         found = ", ".join(list(state)[:3])
         raise WxlabError(f"these are not STLDM weights: no key begins with 'backbone.' and 'diff_unet.' (the first keys are {found})")
-    sizes, history, horizon = _sizes(state, settings)
-    _check_settings(settings, {**sizes, "shape_in": history, "shape_out": horizon})
-    rows, columns = (settings.get("shape_in") or [0, 1, 128, 128])[2:]
-    grid = settings.get("grid") or Grid(tuple(range(rows)), tuple(range(columns)), kind="xy")
-    names = tuple(settings.get("channels") or ["reflectivity"])
-    spec = Spec(channels=names, grid=grid, history=history, horizon=horizon, step=int(60 * settings.get("step", 5 if horizon < 20 else 6)))
+    sizes, frames_in, frames_out = _sizes(state, settings)
+    _check_settings(settings, {**sizes, "shape_in": frames_in, "shape_out": frames_out})
+    spec = _spec(settings, frames_in, frames_out)
     sampling = {ours: settings[theirs] for ours, theirs in _SAMPLING.items() if settings.get(theirs) is not None}
     model = build(spec, **sizes, **sampling)
     tables = schedule_tables(model.schedule)
@@ -61,6 +70,8 @@ def load_official(source: str | os.PathLike[str] | Mapping[str, Any], config: Ma
     expected = {name: their_name(name, sizes["temporal"]) for name in model.state_dict()}
     load_exactly(model, renamed, {**{our_name(key): key for key in weights}, **expected}, f"this STLDM ({_variant(sizes['temporal'])})")
     _check_tables(state, tables)
+    if "preset" in settings:
+        model.normaliser = Normaliser(dict.fromkeys(spec.channels, UNITS[settings["preset"]]), dict.fromkeys(spec.channels, "mask"))
     return model.eval()
 
 
@@ -141,12 +152,6 @@ def schedule_tables(schedule: Schedule) -> dict[str, Tensor]:
     return {name: torch.tensor(table.astype(np.float32)) for name, table in tables.items()}
 
 
-def resize(frames: Tensor, rows: int, columns: int) -> Tensor:
-    """frames [..., H, W] in [0, 1] brought to [..., rows, columns] as the authors do: bilinear, no smoothing before, cut to [0, 1]."""
-    flat = frames.reshape(-1, 1, *frames.shape[-2:])
-    return F.interpolate(flat, (rows, columns), mode="bilinear", align_corners=False).clamp(0, 1).view(*frames.shape[:-2], rows, columns)
-
-
 # ---- names
 
 
@@ -203,9 +208,14 @@ def _settings_in(folder: Path) -> dict[str, Any]:
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
     """Settings without their levels."""
+    if not isinstance(config, Mapping):
+        raise WxlabError(f"config={config!r} is not a mapping of the authors' settings, such as {{'timesteps': 50}}")
     flat = {key: value for key, value in config.items() if not isinstance(value, Mapping)}
     for part in ("vp_param", "stldm_param", "param"):
-        flat.update(config.get(part) or {})
+        inner = config.get(part) or {}
+        if not isinstance(inner, Mapping):
+            raise WxlabError(f"{part}={inner!r} is not a mapping of the authors' settings")
+        flat.update(inner)
     return flat
 
 
@@ -213,8 +223,8 @@ def _variant(temporal: bool) -> str:
     return "spatio-temporal" if temporal else "spatial-only"
 
 
-def _sizes(state: Mapping[str, Tensor], settings: Mapping[str, Any]) -> tuple[dict[str, Any], int, int]:
-    """The network's options, T1 and T2, from the shapes; what they do not say from the settings."""
+def _sizes(state: Mapping[str, Tensor], settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[int], list[int]]:
+    """The network's options, [T1, C] and [T2, C], from the shapes; what they do not say from the settings."""
 
     def shape(key: str) -> tuple[int, ...]:
         if key not in state:
@@ -224,30 +234,66 @@ def _sizes(state: Mapping[str, Tensor], settings: Mapping[str, Any]) -> tuple[di
     def count(pattern: str) -> int:
         return len({match[1] for key in state if (match := re.match(pattern, key))})
 
-    latent, blocks, levels = shape("backbone.vae.encoder.enc.0.conv.conv.weight")[0], count(r"backbone\.hid\.enc\.(\d+)\."), None
-    levels = count(r"diff_unet\.downs\.(\d+)\.")
+    latent, channels = shape("backbone.vae.encoder.enc.0.conv.conv.weight")[:2]
+    blocks, levels = count(r"backbone\.hid\.enc\.(\d+)\."), count(r"diff_unet\.downs\.(\d+)\.")
     base = shape("diff_unet.time_mlp.mlp.1.weight")[1]
     temporal = any(".attn_temporal." in key for key in state)
-    heads = settings.get("heads", 4)
     inner = shape("diff_unet.mid." + ("qattn_spatial" if temporal else "attn1") + ".fn.fn.to_qkv.weight")[0] // 3
+    heads = settings.get("heads", SIZES["heads"])
+    if not is_whole(heads) or inner % heads:
+        raise WxlabError(f"heads={heads!r} must be a whole number that divides the weights' {inner} channels of attention")
+    single = settings.get("hid_T", SIZES["hid_T"])  # one block has no width of its own
     sizes = {
         "hid_S": latent,
-        "hid_T": shape("backbone.hid.enc.1.block.layer_scale_1")[0],
+        "hid_T": shape("backbone.hid.enc.1.block.layer_scale_1")[0] if blocks > 1 else single,
         "N_S": count(r"backbone\.vae\.encoder\.enc\.(\d+)\.") - 1,
         "N_T": blocks,
         "base_ch": base,
         "chs_mult": [shape(f"diff_unet.conditions.{level}.weight")[0] // base for level in range(levels)],
-        "num_groups": settings.get("num_groups", 8),
+        "num_groups": settings.get("num_groups", SIZES["num_groups"]),
         "heads": heads,
         "dim_head": inner // heads,
-        "patch_size": settings.get("patch_size", 16),
+        "patch_size": settings.get("patch_size", SIZES["patch_size"]),
         "temporal": temporal,
-        "beta_schedule": settings.get("beta_schedule", "sigmoid"),
-        "timesteps": len(state["betas"]) if "betas" in state else settings.get("timesteps", 50),
+        "beta_schedule": settings.get("beta_schedule", SIZES["beta_schedule"]),
+        "timesteps": len(state["betas"]) if "betas" in state else settings.get("timesteps", SIZES["timesteps"]),
     }
     history = shape("backbone.hid.enc.0.block.layer_scale_1")[0] // latent
-    horizon = shape(f"backbone.hid.enc.{blocks - 1}.reduction.weight")[0] // (2 * latent)
-    return sizes, history, horizon
+    # a last block that is as wide as what it writes has no reduction, and then only the settings know T2
+    reduction, said = f"backbone.hid.enc.{blocks - 1}.reduction.weight", _frames(settings, "shape_out")
+    horizon = said[0] if said and reduction not in state else shape(reduction)[0] // (2 * latent)
+    return sizes, [history, channels], [horizon, channels]
+
+
+def _frames(settings: Mapping[str, Any], name: str) -> list[int] | None:
+    """The setting ``shape_in`` or ``shape_out``: frames, channels, rows, columns; None where it is not given."""
+    value = settings.get(name)
+    if value is not None and not (isinstance(value, (list, tuple)) and len(value) == 4 and all(is_whole(number) for number in value)):
+        raise WxlabError(f"{name}={value!r} must be four whole numbers: frames, channels, rows, columns")
+    return None if value is None else list(value)
+
+
+def _spec(settings: Mapping[str, Any], frames_in: list[int], frames_out: list[int]) -> Spec:
+    """What is read and written: [T1, C] and [T2, C] of the weights; names, step and grid of the settings, else of their preset."""
+    (history, count), horizon, preset = frames_in, frames_out[0], settings.get("preset")
+    if "preset" in settings and str(preset) not in UNITS:
+        raise unknown("preset of STLDM's published weights", preset, UNITS)
+    known = PRESETS[preset] if preset else {}
+    names = settings.get("channels") or known.get("channels")
+    names = [names] if isinstance(names, str) else names or (["reflectivity"] if count == 1 else [f"channel_{i + 1}" for i in range(count)])
+    if not isinstance(names, (list, tuple)) or len(names) != count or not all(isinstance(name, str) for name in names):
+        raise WxlabError(f"channels={names!r} must be the name(s) of the weights' {count} channel(s); give config={{'channels': [...]}}")
+    minutes = settings.get("step", known.get("step", 300 if horizon < 20 else 360) / 60)
+    seconds = round(60 * minutes) if is_number(minutes) else 0
+    if seconds < 1 or abs(seconds - 60 * minutes) > 1e-6:
+        raise WxlabError(f"step={minutes!r} must be a positive number of minutes that is a whole number of seconds")
+    shape, grid = _frames(settings, "shape_in"), settings.get("grid")
+    if grid is not None and not isinstance(grid, Grid):
+        raise WxlabError(f"grid={grid!r} must be a wxlab.grids.Grid, such as a store's grid; rows and columns alone are given by shape_in")
+    if grid is None:
+        rows, columns = shape[2:] if shape else (128, 128)
+        grid = parse_grid((rows, columns), known["grid"]) if known else Grid(tuple(range(rows)), tuple(range(columns)), kind="xy")
+    return Spec(channels=tuple(names), grid=grid, history=history, horizon=horizon, step=seconds)
 
 
 def _check_settings(settings: Mapping[str, Any], found: Mapping[str, Any]) -> None:
@@ -258,12 +304,14 @@ def _check_settings(settings: Mapping[str, Any], found: Mapping[str, Any]) -> No
             f"the weights are of the {_variant(found['temporal'])} network and type={asked!r} asks for the "
             f"{_variant(not found['temporal'])} one; leave type out, or take the other checkpoint"
         )
-    if settings.get("objective", "pred_v") != "pred_v":
-        raise WxlabError(f"objective={settings['objective']!r} is not supported; every published STLDM predicts the velocity (pred_v)")
+    for name, built, why in (("objective", "pred_v", "predicts the velocity"), ("last_activation", "sigmoid", "ends in a sigmoid")):
+        if settings.get(name, built) != built:
+            raise WxlabError(f"{name}={settings[name]!r} is not supported; every published STLDM {why} ({built})")
     said = {name: settings[name] for name in found if name in settings and not name.startswith("shape")}
     if "in_ch" in settings:
         said["hid_S"] = settings["in_ch"]
-    said.update({name: settings[name][0] for name in ("shape_in", "shape_out") if name in settings})
+    said.update({name: frames[:2] for name in ("shape_in", "shape_out") if (frames := _frames(settings, name))})
+    said = {name: list(value) if isinstance(value, tuple) else value for name, value in said.items()}
     wrong = [f"{name}={value!r} (the weights say {found[name]!r})" for name, value in said.items() if value != found[name]]
     if wrong:
         raise WxlabError(f"the settings do not fit the weights: {', '.join(wrong)}")
