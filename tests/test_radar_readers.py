@@ -163,8 +163,38 @@ def test_sevir_catalogue_that_is_none(tmp_path: Path) -> None:
     one_sentence(lambda: open_dataset("sevir", uri=tmp_path), "it needs the columns id, file_name")
     (tmp_path / "CATALOG.csv").write_text("id,file_name,file_index,img_type,time_utc,pct_missing\nS1,a.h5,0,vil,2018-01-01 00:00:00,50\n")
     one_sentence(lambda: open_dataset("sevir", uri=tmp_path), "names no event of kind 'vil' with pct_missing 0")
-    (tmp_path / "CATALOG.csv").write_text("id,file_name,file_index,img_type,time_utc,pct_missing\nS1,a.h5,0,vil,yesterday,0\n")
-    one_sentence(lambda: open_dataset("sevir", uri=tmp_path), "time_utc that cannot be read")
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("S1,a.h5,0,vil,yesterday,0", "line 4 of CATALOG.csv has time_utc 'yesterday', which is not a time such as 2018-06-14 18:02:00"),
+        ("S1,a.h5,0,vil,2018-01-01 00:00:00,few", "line 4 of CATALOG.csv has pct_missing 'few', which is not a number"),
+        ("S1,a.h5,one,vil,2018-01-01 00:00:00,0", "line 4 of CATALOG.csv has file_index 'one', which is not a whole number from 0 on"),
+        ("S1,a.h5,1.5,vil,2018-01-01 00:00:00,0", "line 4 of CATALOG.csv has file_index '1.5', which is not a whole number"),
+        ("S1,a.h5,-1,vil,2018-01-01 00:00:00,0", "line 4 of CATALOG.csv has file_index '-1', which is not a whole number"),
+        ("S1,a.h5,,vil,2018-01-01 00:00:00,0", "line 4 of CATALOG.csv has no file_index; mend the line, or take it out"),
+        ("S1,,0,vil,2018-01-01 00:00:00,0", "line 4 of CATALOG.csv has no file_name"),
+        (",a.h5,0,vil,2018-01-01 00:00:00,0", "line 4 of CATALOG.csv has no id"),
+    ],
+)
+def test_sevir_catalogue_lines_that_cannot_be_read_are_named(tmp_path: Path, line: str, sentence: str) -> None:
+    """Among lines of other kinds, in which the same would not matter, and empty ones."""
+    text = f"id,file_name,file_index,img_type,time_utc,pct_missing\n,,,ir069,never,none\n\n{line}\nS2,b.h5,0,vil,2018-01-02 00:00:00,0\n"
+    (tmp_path / "CATALOG.csv").write_text(text)
+    one_sentence(lambda: open_dataset("sevir", uri=tmp_path), sentence)
+
+
+@pytest.mark.parametrize("zone", ["Z", "+00:00", " "])
+def test_sevir_times_with_a_zone(sevir: Path, tmp_path: Path, zone: str) -> None:
+    root = copy_of(sevir, tmp_path / "sevir")
+    table = pd.read_csv(root / "CATALOG.csv", dtype=str)
+    table["time_utc"] += zone.strip()
+    table.loc[0, "time_utc"] = "2019-06-01T02:00:01+02:00"  # the same as before, in another zone
+    replaced(root / "CATALOG.csv", table.to_csv(index=False).encode())
+    xr.testing.assert_identical(
+        open_dataset("sevir", uri=root)[["event_time", "split"]], open_dataset("sevir", uri=sevir)[["event_time", "split"]]
+    )
 
 
 # ---- HKO-7 -------------------------------------------------------------------------------------------------------------------------
@@ -368,13 +398,27 @@ def test_meteonet_damage(meteonet: Path) -> None:
         file["train/4"][2, 0, 0] = 255
     strict = open_dataset("meteonet", uri=meteonet / "meteo.h5")["reflectivity"]
     one_sentence(lambda: strict[3 * 25].compute(), "no sequence 'train/3'")
-    one_sentence(lambda: strict[4 * 25 : 5 * 25].compute(), "has the value 255, above 70 dBZ")
+    one_sentence(lambda: strict[4 * 25 : 5 * 25].compute(), "has the value 255, outside 0 to 70 dBZ")
     masked = open_dataset("meteonet", uri=meteonet, options=MASK)["reflectivity"][75:150, :2, :2].values
     assert np.isnan(masked[:50]).all() and np.isfinite(masked[50:]).all()
     (meteonet / "meteo.h5").write_bytes(b"")
     one_sentence(lambda: open_dataset("meteonet", uri=meteonet), "it must hold train_len, test_len")
     (meteonet / "meteo.h5").unlink()
     one_sentence(lambda: open_dataset("meteonet", uri=meteonet), "give meteo.h5 or the folder that holds it")
+
+
+@pytest.mark.parametrize(("value", "text"), [(200.0, "200.0"), (-5.0, "-5.0"), (np.inf, "inf"), (np.nan, "")])
+def test_meteonet_values_beside_missing_ones(meteonet: Path, value: float, text: str) -> None:
+    frames = np.zeros((25, 565, 784), np.float32)
+    frames[2, 0, 0], frames[2, 0, 1] = np.nan, value
+    with h5py.File(meteonet / "meteo.h5", "a") as file:
+        del file["train/4"]
+        file.create_dataset("train/4", data=frames, chunks=(1, 565, 784), compression=1)
+    field = open_dataset("meteonet", uri=meteonet)["reflectivity"]
+    if text:
+        one_sentence(lambda: field[4 * 25 + 2].compute(), f"has the value {text}, outside 0 to 70 dBZ")
+    else:
+        assert int(np.isnan(field[4 * 25 + 2].values).sum()) == 2
 
 
 # ---- composites --------------------------------------------------------------------------------------------------------------------

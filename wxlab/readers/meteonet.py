@@ -77,8 +77,9 @@ class Sequences:
                 values = np.asarray(file[name][first:last])
             if len(values) != last - first:
                 raise UnreadableFrame(f"sequence {name!r} of {self.path} is shorter than the others")
-            if values.size and values.max() > HIGHEST:
-                raise UnreadableFrame(f"sequence {name!r} of {self.path} has the value {values.max()}, above {HIGHEST} dBZ")
+            outside = values[(values < 0) | (values > HIGHEST)]  # missing values (NaN) are neither
+            if outside.size:
+                raise UnreadableFrame(f"sequence {name!r} of {self.path} has the value {outside[0]}, outside 0 to {HIGHEST} dBZ")
             return values
 
         return attempt(self.path, frames)

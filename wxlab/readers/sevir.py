@@ -10,6 +10,7 @@ Of the 49 frames (every 5 minutes, from two hours before ``time_utc`` on) the fi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,25 +67,57 @@ def _stamps(seconds: NDArray[np.int64]) -> NDArray[Any]:
 
 
 def _catalog(request: Request, root: Path) -> pd.DataFrame:
+    """The columns of CATALOG.csv as text; the index is the line of the file, of which the first has the names."""
     path = root / "CATALOG.csv"
     if not path.is_file():
         raise request.error(f"{root} holds no CATALOG.csv; give the folder of SEVIR, which holds CATALOG.csv and data/vil")
     try:
-        table = pd.read_csv(path, usecols=_COLUMNS, dtype={"id": str, "file_name": str, "img_type": str}, parse_dates=["time_utc"])
+        table = pd.read_csv(path, usecols=_COLUMNS, dtype=str, skip_blank_lines=False)
     except Exception as error:
         raise request.error(f"{path} cannot be read ({brief(error)}); it needs the columns {', '.join(_COLUMNS)}") from None
-    if not pd.api.types.is_datetime64_any_dtype(table["time_utc"]):
-        raise request.error(f"{path} has times in time_utc that cannot be read; write them as 2018-06-14 18:02:00")
-    return table
+    return table.set_axis(pd.RangeIndex(2, len(table) + 2))
 
 
 def choose_events(table: pd.DataFrame, request: Request) -> pd.DataFrame:
-    """The rows of CATALOG.csv that are used, in the order of their identifiers; whoever occurs twice among them is left out."""
-    kept = table[(table["img_type"] == "vil") & (table["pct_missing"] == 0) & table["time_utc"].notna()]
+    """The rows of CATALOG.csv that are used, in the order of their identifiers; whoever occurs twice among them is left out.
+
+    table: text.  Raises WxlabError for what cannot be read of them, naming line and column.
+    """
+    kept = table[table["img_type"] == "vil"].copy()
+    kept["pct_missing"] = _read(kept["pct_missing"], _number, "a number", request)
+    kept["time_utc"] = _read(kept["time_utc"], _time, "a time such as 2018-06-14 18:02:00", request)
+    kept = kept[(kept["pct_missing"] == 0) & kept["time_utc"].notna()].copy()
+    kept["file_index"] = _read(kept["file_index"], _index, "a whole number from 0 on", request)
+    for name in ("id", "file_name", "file_index"):
+        if kept[name].isna().any():
+            raise request.error(f"line {kept.index[kept[name].isna()][0]} of CATALOG.csv has no {name}; mend the line, or take it out")
     kept = kept[~kept["id"].duplicated(keep=False)]
     if kept.empty:
         raise request.error("CATALOG.csv names no event of kind 'vil' with pct_missing 0 that occurs once; check the file")
     return kept.sort_values("id", kind="stable").reset_index(drop=True)
+
+
+def _read(column: pd.Series, parse: Callable[[pd.Series], pd.Series], what: str, request: Request) -> pd.Series:
+    """A column read by ``parse``, which gives a missing value for what it cannot read; what is empty is missing."""
+    values = parse(column)
+    wrong = column[column.notna() & values.isna()]
+    if len(wrong):
+        raise request.error(f"line {wrong.index[0]} of CATALOG.csv has {column.name} {wrong.iloc[0]!r}, which is not {what}")
+    return values
+
+
+def _number(column: pd.Series) -> pd.Series:
+    return pd.to_numeric(column, errors="coerce")
+
+
+def _index(column: pd.Series) -> pd.Series:
+    values = _number(column)
+    return values.where((values >= 0) & (values % 1 == 0))
+
+
+def _time(column: pd.Series) -> pd.Series:
+    """UTC without a time zone; a zone that is written is taken off."""
+    return pd.to_datetime(column, utc=True, format="ISO8601", errors="coerce").dt.tz_localize(None)
 
 
 def split_of(times: pd.Series) -> NDArray[Any]:
