@@ -57,6 +57,23 @@ OTHER: dict[str, dict[str, Any]] = {
         },
         "seed": 2,
     },
+    "07_vamoe": {
+        "old_variables": ["temperature"],
+        "new_variables": ["specific_humidity", "2m_temperature"],
+        "levels": [500],
+        "normalisation": "zscore",
+        "freeze": "strict",
+        "experts": "by_number",
+        "model_options": {"depth": 1, "expert_gain": 8.0},
+        "recipe": {"reconstruct": "next"},
+        "steps": 2,
+        "extend_steps": 2,
+        "compare_joint": False,
+        "forecast_steps": 4,
+        "max_forecasts": 3,
+        "claim_hours": 12,
+        "seed": 3,
+    },
 }
 
 
@@ -89,12 +106,24 @@ def expect_nowcast(result: dict[str, Any]) -> None:
         assert set(metrics["constraint"]) == {"with L_C", "without L_C"} and set(metrics["regions"]) == {"brisk", "both"}
 
 
+def expect_extension(result: dict[str, Any]) -> None:
+    metrics = result["metrics"]
+    assert result["claims"][0]["holds"] and len(result["claims"]) == 3
+    assert metrics["moved_tensors"] == 0 < metrics["frozen_tensors"] and 0.4 < metrics["trainable_share"] < 1
+    assert set(metrics["rmse"]) == {"before", "extended", "half the data", "persistence", "climatology"}
+    assert set(metrics["ratio_old"]) == {"temperature_500"} and set(metrics["skill_new"]) == {"specific_humidity_500", "2m_temperature"}
+    assert {row["against"] for row in metrics["differences"]} == {"half the data"} and len(metrics["differences"]) == 3
+    assert set(metrics["forgetting"]) == {"all data", "half the data"} and set(metrics["forgetting"]["all data"]) == {"0", "1", "2"}
+
+
 EXPECTED: dict[str, Callable[[dict[str, Any]], None]] = {
     "00_start_here": expect_errors,
     "01_data_preparation": expect_data,
     "02_met2net": expect_ladder,
     "03_stldm": expect_nowcast,
+    "07_vamoe": expect_extension,
 }
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)

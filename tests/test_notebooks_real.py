@@ -9,6 +9,7 @@ import pytest
 
 from wxlab.runs import run
 
+T2M = "2m_temperature"
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 
 # real series, by parameters alone: daily steps, few points, gaps
@@ -69,3 +70,16 @@ def test_stldm_on_real_radar(dataset: str, real_catalog: Path, tmp_path: Path) -
     assert all(len(by_lead) == 8 for by_lead in metrics["csi_by_lead"].values())
     assert all(0 <= score <= 1 for by_lead in metrics["csi_by_lead"].values() for score in by_lead.values())
     assert done.result["parameters"]["dataset"] == dataset
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_vamoe_learns_further_variables_on_a_real_series(real_catalog: Path, tmp_path: Path) -> None:
+    variables = {"old_variables": ["geopotential", "temperature"], "new_variables": ["specific_humidity", T2M, "mean_sea_level_pressure"]}
+    little = {"steps": 150, "extend_steps": 100, "batch_size": 16, "forecast_steps": 1, "max_forecasts": 60, "model_options": {"patch": 1}}
+    alone = {"compare_joint": False, "compare_half": False, "run_dir": str(tmp_path / "run")}
+    done = run(NOTEBOOKS / "07_vamoe.ipynb", tmp_path / "out", dataset="ncep_iberia", **variables, **little, **alone)
+    assert [claim["holds"] for claim in done.result["claims"]] == [True] * 3, done.result["claims"]
+    skill = done.result["metrics"]["skill_new"]
+    assert set(skill) == {"specific_humidity_850", "specific_humidity_500", T2M, "mean_sea_level_pressure"}
+    assert all(0 < value < 0.6 for value in skill.values())

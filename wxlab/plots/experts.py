@@ -123,7 +123,7 @@ def plot_forgetting(curves: Mapping[str, pd.DataFrame], before: pd.Series, *, li
     variables = list(dict.fromkeys(split_channel(channel)[0] for channel in before.index))
     colours = line_styles(variables)
     dashes = ("-", "--", ":", "-.")
-    for (name, table), dash in zip(curves.items(), dashes, strict=False):
+    for (name, table), dash, colour in zip(curves.items(), dashes, COLOURS, strict=False):
         ratio = table[list(before.index)] / before
         for variable in variables:
             mine = [channel for channel in before.index if split_channel(channel)[0] == variable]
@@ -132,7 +132,7 @@ def plot_forgetting(curves: Mapping[str, pd.DataFrame], before: pd.Series, *, li
                 table.index, ratio[mine].mean(axis=1), marker="o", markersize=3, label=words, **{**colours[variable], "linestyle": dash}
             )
         new = [channel for channel in table if channel not in before.index]
-        right.plot(table.index, table[new].mean(axis=1), marker="o", markersize=3, color=COLOURS[0], linestyle=dash, label=name)
+        right.plot(table.index, table[new].mean(axis=1), marker="o", markersize=3, color=colour, linestyle=dash, label=name)
     left.axhline(1.0, color="#777777", linewidth=0.9)
     left.axhline(limit, color="#777777", linewidth=0.9, linestyle="--")
     left.set_title("Variables that it had")
