@@ -217,6 +217,35 @@ def test_what_no_one_reads_of_the_last_block_is_left_out_without_a_difference() 
     torch.testing.assert_close(block(z, emb, table, 7), block(z, emb, table, 12)[:, :7], rtol=1e-12, atol=1e-12)
 
 
+def test_a_near_start_sees_the_known_latents_at_once_and_nearby() -> None:
+    """The attention of new networks: how much of it goes to the known token at the same place, in the single block."""
+    shares = {}
+    for start in ("random", "near"):
+        model = transformer(grid=(4, 8), start=start)
+        weights = wxlab.attention.capture(model, windows(model, 1))["single"].values.reshape(-1, 64, 96).mean(0)  # [queries, tokens]
+        place = np.arange(64) % 32
+        shares[start] = weights[np.arange(64), 64 + place].mean() * 96
+    assert shares["random"] < 1.5 < 2.5 < shares["near"]
+    names = [dict(transformer(start=start).named_parameters()) for start in ("random", "near")]
+    assert names[0].keys() == names[1].keys() and transformer().config["start"] == "random"
+
+
+def test_changes_are_sampled_from_the_last_known_state() -> None:
+    model = transformer(changes=True, history=2)
+    future, history = torch.randn(2, 2, 4, 8, 16), torch.randn(2, 2, 4, 8, 16)
+    known = model.scaled(history)
+    clean = model.clean(future, known)
+    torch.testing.assert_close(clean, 0.5 * (future - history[:, -1:]).transpose(1, 2))
+    torch.testing.assert_close(model.latents(clean, known), future)
+    plain = transformer(history=2)
+    torch.testing.assert_close(plain.latents(plain.clean(future, known), known), future)
+    assert torch.equal(plain.clean(future, known), plain.scaled(future))
+    batch = windows(model, 2)
+    model.denoiser = lambda known, time: lambda x, sigma: torch.zeros_like(x)  # type: ignore[method-assign, assignment]
+    made = model.predict(batch, 1, Noise(2, 1))  # type: ignore[arg-type]
+    torch.testing.assert_close(made[:, 0], batch.history[:, -1:].expand(-1, 2, -1, -1, -1))  # no change: persistence
+
+
 def test_attention_can_be_captured() -> None:
     model = transformer(grid=(4, 8))
     batch = windows(model, 1)
@@ -574,6 +603,7 @@ FAULTS: dict[str, tuple[Any, str]] = {
     "axes": (lambda: create_model("ladcast", axes=(4, 6, 8)), r"axes=\[4, 6, 8\] must be three even numbers .* sum to head_dim=16"),
     "patches": (lambda: create_model("ladcast", patch_time=2, history=2, horizon=3), "horizon=3 frames do not divide into patches"),
     "patched rows": (lambda: create_model("ladcast", patch=2, grid=(3, 8)), "3 rows, and this model needs a multiple of 2"),
+    "start": (lambda: create_model("ladcast", start="neer"), r"unknown start 'neer'; did you mean 'near'"),
     "sampler": (lambda: transformer().with_sampling(sampler="huen"), r"unknown sampler 'huen'; did you mean 'heun'"),
     "sampling": (lambda: transformer().with_sampling(steps=3), r"unknown sampling option 'steps'"),
     "sampling steps": (lambda: transformer().with_sampling(sampling_steps=1), "sampling_steps=1 must be a whole number of at least 2"),

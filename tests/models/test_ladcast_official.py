@@ -632,6 +632,7 @@ FAULTS: dict[str, tuple[Any, str]] = {
         lambda p: broken("ladcast_autoencoder", lambda s: s.update({"decoder.norm_out.bias": torch.ones(3)})),
         r"decoder.norm_out.bias \[3\] should hold 8 rows of 1 numbers",
     ),
+    "changes": (lambda p: save_transformer(create_model("ladcast", changes=True)), "only changes=False can be written"),  # type: ignore[arg-type]
     "another model": (lambda p: load_official("ladcast_autoencoder", {"a": torch.ones(1)}), "not the weights of a LaDCast autoencoder"),
     "another transformer": (lambda p: load_official("ladcast", {"a": torch.ones(1)}), "not the weights of a LaDCast transformer"),
     "settings": (lambda p: broken("ladcast", lambda s: None, num_layers=7), r"num_layers=7 \(the weights say 1\)"),

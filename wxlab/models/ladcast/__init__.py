@@ -76,8 +76,8 @@ TRANSFORMER = Entry(
             "refiner": 1, "mlp_ratio": 2, "sampling_steps": 4,
         },
         "demo": {
-            **_FRAMES, "channels": latent_names(16), "grid": (8, 16), "heads": 6, "head_dim": 32, "dual": 1, "single": 3, "refiner": 1,
-            "patch": 2,
+            **_FRAMES, "channels": latent_names(16), "grid": (8, 16), "heads": 4, "head_dim": 32, "dual": 1, "single": 3, "refiner": 1,
+            "patch": 2, "changes": True, "start": "near",
         },
         "375M": {**_LATENTS, "heads": 12, "dual": 2, "single": 4, "refiner": 1},
         "1.6B": {**_LATENTS, "heads": 16, "dual": 5, "single": 10, "refiner": 3},
@@ -89,7 +89,7 @@ TRANSFORMER = Entry(
     options=frozenset(
         {
             "heads", "head_dim", "dual", "single", "refiner", "mlp_ratio", "patch", "patch_time", "position", "theta", "axes",
-            "latitude_factor", "year", "sigma_data", "changes", "sampler", "sampling_steps", "churn", "noise", "initial_noise",
+            "latitude_factor", "year", "sigma_data", "changes", "start", "sampler", "sampling_steps", "churn", "noise", "initial_noise",
         }
     ),
 )  # fmt: skip

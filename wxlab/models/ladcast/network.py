@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 STEP = 6 * 3600
 SAMPLERS = ("heun", "dpm")
 NOISES = ("fresh", "repeated")
+STARTS = ("random", "near")
 SIZES: dict[str, Any] = {
     "heads": 12, "head_dim": 128, "dual": 2, "single": 4, "refiner": 1, "mlp_ratio": 4, "patch": 1, "patch_time": 1,
     "position": "geo", "theta": 256.0, "axes": None, "latitude_factor": 6.0, "year": True, "sigma_data": 0.5, "changes": False,
+    "start": "random",
 }  # fmt: skip
 SAMPLING: dict[str, Any] = {"sampler": "heun", "sampling_steps": 20, "churn": 0.0, "noise": "fresh", "initial_noise": 0.0}
 
@@ -37,8 +39,10 @@ class Ladcast(Model):
     theta, axes: base of the rotation and channels of a head for time, latitude and longitude (None: 1/8, 7/16, 7/16 of the head).
     latitude_factor: of ``geo``; 6 in the published code, 3 in the paper.  year: the time of the year is read.
     sigma_data: standard deviation that normalised latents are given before the noise.  changes: frames are sampled as their difference
-    from the last known one (as in GenCast, Price et al. 2024, arXiv:2312.15796), which is learned from far fewer samples; the paper's
-    and its code's are sampled as they are.
+    from the last known one (as in GenCast, Price et al. 2024, arXiv:2312.15796), which is learned from far fewer samples; those of the
+    paper and its code are sampled as they are.  start: of training; ``random`` weights as in the published code, or ``near``: queries
+    and keys begin with an equal bias in all channels, so that by its rotation each token first attends to those around it. Without it
+    the known latents are not made use of for thousands of steps.
 
     The rest can be changed at any time, with ``with_sampling``.  sampler: ``heun`` (2 n - 1 calls of the network for n steps) or ``dpm``
     (n calls).  sampling_steps: n.  churn: stochastic steps of ``heun``.  noise: ``fresh`` for each member, initial time and call, or
@@ -128,6 +132,8 @@ def build(spec: Spec, **config: Any) -> Ladcast:
     require_sizes(settings, dict.fromkeys(("heads", "dual", "single", "refiner", "patch", "patch_time"), 1) | {"head_dim": 8})
     if settings["position"] not in get_args(Position):
         raise unknown("position", settings["position"], get_args(Position))
+    if settings["start"] not in STARTS:
+        raise unknown("start", settings["start"], STARTS)
     dim = settings["head_dim"]
     place = 2 * (7 * dim // 32)  # channels for the latitude, and as many for the longitude
     axes = settings["axes"] = list(settings["axes"] or (dim - 2 * place, place, place))

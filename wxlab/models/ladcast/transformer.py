@@ -21,6 +21,7 @@ from wxlab.models.ladcast.rope import HarmonicPlaces, LearnedPlaces, rotary, rot
 from wxlab.nn.attention_tap import AttentionTap
 
 FEATURES = 256  # of the sinusoids of noise level and year
+_NEAR_BIAS, _NEAR_SCALE = 3.0, 2.0  # several times the part of queries and keys that tokens tell apart; sharper than scale 1
 _EPS = 1e-7  # of every norm but the two before attention, which have 1e-6 (as in the published code)
 
 
@@ -225,6 +226,21 @@ class SingleBlock(nn.Module):
         return torch.addcmul(z[:, :wanted], gate, out)
 
 
+@torch.no_grad()
+def begin_near(network: nn.Module) -> None:
+    """Let queries and keys be nearly alike at first, so that their product falls with the distance that the rotation tells."""
+    for block in network.modules():
+        if isinstance(block, (RefinerBlock, Stream)):
+            query, key, _ = block.qkv.bias.chunk(3)
+        elif isinstance(block, SingleBlock):
+            key, _, query = block.into.bias[: 3 * block.modulation.in_features].chunk(3)
+        else:
+            continue
+        for bias, norm in ((query, block.heads.norm_q), (key, block.heads.norm_k)):
+            bias.fill_(_NEAR_BIAS)
+            norm.weight.fill_(_NEAR_SCALE)
+
+
 class LatentTransformer(nn.Module):
     """The network F itself; ``config`` as in ``wxlab.models.ladcast.forecaster.Ladcast``."""
 
@@ -245,6 +261,8 @@ class LatentTransformer(nn.Module):
         self.proj_out = nn.Linear(width, cell)
         self.rotary = rotary(config["position"], config["theta"], config["axes"], spec.grid, config["latitude_factor"])
         self.places = self._places(spec, config, width)
+        if config["start"] == "near":
+            begin_near(self)
 
     def _places(self, spec: Spec, config: dict[str, Any], width: int) -> nn.Module | None:
         """What is added to the tokens for their place; None where the rotation says it."""
