@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from noise import times_of
 from standins import windows
 from torch import Tensor
 
+import wxlab
 from wxlab import create_model, extend, load_checkpoint, prepare, train
 from wxlab.checkpoints import save_checkpoint
 from wxlab.errors import WxlabError
@@ -266,6 +268,21 @@ def test_freezing_survives_a_checkpoint(store: Store, tmp_path: Path) -> None:
     held = [name for name, p in again.named_parameters() if not p.requires_grad]
     assert held and all(torch.equal(before[name], again.state_dict()[name]) for name in held)
     assert torch.equal(before["head.weight"].view(4, 3, -1)[:, :2], again.head.weight.detach().view(4, 3, -1)[:, :2])
+
+
+def test_a_trained_model_is_tuned_over_several_steps(store: Store, tmp_path: Path) -> None:
+    path = train("vamoe", store, run_dir=tmp_path / "one", preset="tiny", model={"embed_dim": 16, "heads": 2, "depth": 1}, steps=4, **QUIET)
+    errors = []
+    for through_time in (False, True):
+        model = load_checkpoint(path)
+        model.spec = dataclasses.replace(model.spec, horizon=3)
+        again = train(model, store, run_dir=tmp_path / f"several-{through_time}", steps=2, recipe={"through_time": through_time}, **QUIET)
+        tuned = load_checkpoint(again)
+        assert tuned.spec.horizon == 3 and tuned.config == model.config
+        errors.append(tuned.facts["validation"])
+        fields = wxlab.forecast(tuned, store.dataset("test").isel(time=slice(0, 8)), steps=4)
+        assert fields.sizes["prediction_timedelta"] == 4 and bool(fields[T2M].notnull().all())
+    assert errors[0] != errors[1]
 
 
 # ---- what does not fit ------------------------------------------------------------------------------------------------------------

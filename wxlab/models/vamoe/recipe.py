@@ -21,9 +21,10 @@ class LearnedVariances(Recipe):
     loss_weight: lambda.  reconstruct: R is the ``input`` (the paper, and what the word means) or the ``next`` state (the authors'
     configuration file as shipped, which makes of the branch a one-step forecast without blocks).
     combine: ``convex`` as above (the authors' code) or ``paper``: ``l(out, y; s_gen) + lambda mean((recons - R)^2)``.
-    through_time: in multi-step training (a model whose ``spec.horizon`` is above 1), let gradients pass from step to step; by default
-    each step reads the forecast of the one before as a constant, as coded. The authors move the weights after every step; here the
-    steps' losses are averaged and the weights move once.
+    through_time: in multi-step training (a model whose ``spec.horizon`` is above 1; a trained one gets it by
+    ``model.spec = dataclasses.replace(model.spec, horizon=4)``), let gradients pass from step to step; by default each step reads the
+    forecast of the one before as a constant, as coded. The authors move the weights after every step; here the steps' losses are
+    averaged and the weights move once.
     lr, weight_decay (of every parameter, log-variances and position embedding included), clip, final_lr: the authors' 2e-4, 0.01, 20,
     3e-7. Their clipping comes after the optimiser's step and does nothing, their batches come in order of time, their schedule moves
     once per epoch; here it clips, windows are shuffled, and the schedule moves with every step. The paper takes lr 5e-5 in the
