@@ -257,10 +257,10 @@ def test_opening_a_long_archive_is_quick(tmp_path: Path) -> None:
     held = xr.Variable(
         ("time", "lat", "lon"), np.broadcast_to(np.float32(280), (1_300_000, 1800, 3600)), encoding={"preferred_chunks": {"time": 1}}
     )
-    began = time.perf_counter()
+    began = time.process_time()
     answer = lazy(SourceArray(held, "2m_temperature", request, "here"), request, held.dims)[-3:].mean().compute(scheduler="synchronous")
     assert answer == 280
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
 
 
 # ---- trees of .npy files --------------------------------------------------------------------------------------------------------------
