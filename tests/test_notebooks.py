@@ -57,6 +57,43 @@ OTHER: dict[str, dict[str, Any]] = {
         },
         "seed": 2,
     },
+    "04_ladcast_autoencoder": {
+        "variables": ["2m_temperature", "geopotential", "u_component_of_wind", "v_component_of_wind"],
+        "levels": [500],
+        "static": ["land_sea_mask"],
+        "normalisation": "zscore",
+        "layout": {"grid": "16x32"},
+        "model_options": {"latent": 8},
+        "recipe": {"rolls": "none", "latitude_weights": True},
+        "steps": 2,
+        "finetune_steps": 0,
+        "claimed": ["geopotential_500"],
+        "audit_every": 8,
+        "latents": [4, 1],
+        "physics": [0.0, 0.2],
+        "sweep_steps": 1,
+        "carry_steps": 1,
+        "seed": 3,
+    },
+    "05_ladcast_forecast": {
+        "variables": ["2m_temperature", "geopotential"],
+        "levels": [850, 500],
+        "static": [],
+        "normalisation": "zscore",
+        "layout": {"grid": "16x32"},
+        "autoencoder": "nowhere",
+        "model_options": {"position": "learned", "horizon": 1},
+        "recipe": {},
+        "steps": 1,
+        "sampling": {"sampler": "dpm", "sampling_steps": 2},
+        "members": 2,
+        "forecast_steps": 4,
+        "max_forecasts": 3,
+        "claimed": ["geopotential_850"],
+        "sweeps": ["frames", "initial_noise"],
+        "sweep_steps": 1,
+        "seed": 3,
+    },
     "07_vamoe": {
         "old_variables": ["temperature"],
         "new_variables": ["specific_humidity", "2m_temperature"],
@@ -106,6 +143,28 @@ def expect_nowcast(result: dict[str, Any]) -> None:
         assert set(metrics["constraint"]) == {"with L_C", "without L_C"} and set(metrics["regions"]) == {"brisk", "both"}
 
 
+def expect_latents(result: dict[str, Any]) -> None:
+    metrics = result["metrics"]
+    assert len(result["claims"]) == 1 and set(metrics["explained"]) == set(metrics["worse"]) >= set(result["parameters"]["claimed"])
+    assert all(value <= 1 for value in metrics["explained"].values()) and Path(metrics["checkpoint"]).is_file()
+    if result["parameters"]["latents"]:
+        assert metrics["compression"] == 4 * 4 / 8
+        assert sorted(row["compression"] for row in metrics["compression_sweep"].values()) == [4, 16]
+        assert list(metrics["physics_sweep"]) == ["physics 0", "physics 0.2"]
+        assert all(set(row) == {"reconstruction", "6 h", "24 h", "48 h"} for row in metrics["carried"].values())
+
+
+def expect_ensemble(result: dict[str, Any]) -> None:
+    expect_errors(result)
+    metrics = result["metrics"]
+    assert len(result["claims"]) == 1 and set(metrics["rmse"]) == {"ensemble mean", "persistence", "climatology"}
+    assert all(ratio > 0 for ratio in metrics["spread_skill"].values()) and all(abs(value) <= 1 for value in metrics["acc"].values())
+    assert metrics["storage_ratio"] > 1
+    if result["parameters"]["sweeps"]:
+        assert list(metrics["sweeps"]["frames"]["calls"].values()) == [2 * 4, 2 * 2, 2, 2]
+        assert set(metrics["sweeps"]["initial_noise"]) == {"rmse", "crps_fair", "spread_skill", "calls"}
+
+
 def expect_extension(result: dict[str, Any]) -> None:
     metrics = result["metrics"]
     assert result["claims"][0]["holds"] and len(result["claims"]) == 3
@@ -121,6 +180,8 @@ EXPECTED: dict[str, Callable[[dict[str, Any]], None]] = {
     "01_data_preparation": expect_data,
     "02_met2net": expect_ladder,
     "03_stldm": expect_nowcast,
+    "04_ladcast_autoencoder": expect_latents,
+    "05_ladcast_forecast": expect_ensemble,
     "07_vamoe": expect_extension,
 }
 
