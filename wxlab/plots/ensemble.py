@@ -18,6 +18,7 @@ from wxlab.plots.losses import in_notebook
 from wxlab.plots.maps import cells_on, draw_cells, map_axes, panel_size, projection_for
 from wxlab.plots.series import line_styles
 from wxlab.plots.style import COLOURS, TRUTH_COLOUR, channel_label, colour_scale, look, new_figure, styled
+from wxlab.spectra import zonal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,13 +29,11 @@ NOTHING = 1e-6  # of the largest variance: what is less is not shown
 
 
 def zonal_power(values: xr.DataArray) -> np.ndarray:
-    """Variance by zonal wavenumber 0..W/2, the area-weighted mean over rows: [..., latitude, longitude] -> [..., W/2 + 1]."""
-    rows = area_weights(grid_of(values.to_dataset(name="x")))
-    fields = np.asarray(values.transpose(..., "latitude", "longitude").values, dtype=np.float64)
-    count = fields.shape[-1]
-    power = np.abs(np.fft.rfft(fields, norm="forward")) ** 2
-    power[..., 1 : (count + 1) // 2] *= 2  # the waves of the other sign
-    return np.asarray(np.einsum("...yk,y->...k", power, rows / rows.sum()))
+    """Variance by zonal wavenumber 0..W/2, the area-weighted mean over circles: [..., latitude, longitude] -> [..., W/2 + 1]."""
+    energy = zonal(values)
+    length = energy["wavelength"].isel(zonal_wavenumber=1, drop=True)  # of the circles; 0 where one is a pole
+    area = xr.DataArray(area_weights(grid_of(values.to_dataset(name="x"))), dims="latitude").where(length > 0, 0.0)
+    return np.asarray((energy * (area / length.where(length > 0, 1.0))).sum("latitude", skipna=False) / area.sum())
 
 
 @styled
