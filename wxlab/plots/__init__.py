@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from wxlab.plots.animation import Animation, animate
 from wxlab.plots.bars import plot_bars
+from wxlab.plots.degrees import plot_degrees
 from wxlab.plots.ensemble import explore_ensemble, plot_zonal
 from wxlab.plots.experts import plot_choices, plot_forgetting, plot_overlap, plot_shares, plot_tensors
 from wxlab.plots.explorer import explore
@@ -11,6 +12,7 @@ from wxlab.plots.extension_explorer import explore_extension
 from wxlab.plots.holo import holo_comparison
 from wxlab.plots.losses import LiveLoss, plot_losses
 from wxlab.plots.maps import plot_comparison, plot_map, plot_maps
+from wxlab.plots.mesh import explore_blocks, plot_mesh
 from wxlab.plots.nowcast import (
     plot_exceedance,
     plot_frames,
@@ -31,6 +33,7 @@ __all__ = [
     "LiveLoss",
     "animate",
     "explore",
+    "explore_blocks",
     "explore_ensemble",
     "explore_extension",
     "explore_nowcast",
@@ -41,6 +44,7 @@ __all__ = [
     "plot_choices",
     "plot_climatology",
     "plot_comparison",
+    "plot_degrees",
     "plot_exceedance",
     "plot_forgetting",
     "plot_frames",
@@ -48,6 +52,7 @@ __all__ = [
     "plot_losses",
     "plot_map",
     "plot_maps",
+    "plot_mesh",
     "plot_normalised",
     "plot_overlap",
     "plot_performance",

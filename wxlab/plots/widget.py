@@ -16,19 +16,23 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from wxlab.plots.explorer import View
+    from wxlab.plots.mesh import BlocksView
     from wxlab.plots.nowcast_explorer import NowcastView
 
-_WORDS = {"threshold": "Threshold", "level": "Level", "time": "Time", "lead": "Lead time", "number": "Member"}
+_WORDS = {
+    "threshold": "Threshold", "level": "Level", "time": "Time", "lead": "Lead time", "number": "Member", "latitude": "Latitude",
+    "longitude": "Longitude", "head": "Head",
+}  # fmt: skip
 
 
 class Explorer(widgets.VBox):
     """Controls for a View. Where no widget can be shown (a saved or exported notebook) the last picture stands in for it."""
 
-    def __init__(self, view: View | NowcastView, choice: dict[str, Any]) -> None:
+    def __init__(self, view: View | NowcastView | BlocksView, choice: dict[str, Any]) -> None:
         self.view = view
         self.values = view.entries(choice["variable"])
         names = [(channel_label(name, with_units=False), name) for name in view.variables]
-        self.variable = widgets.Dropdown(options=names, value=choice["variable"], description="Variable")
+        self.variable = widgets.Dropdown(options=names, value=choice["variable"], description=getattr(view, "word", "Variable"))
         self.sliders: dict[str, widgets.SelectionSlider] = {}
         self.picture = widgets.Image(format="png")
         self.message = widgets.HTML()
