@@ -224,6 +224,15 @@ def test_gates_are_float32_under_autocast() -> None:
     assert torch.equal(channels, same) and torch.equal(weights, again) and torch.isfinite(out).all()
 
 
+@pytest.mark.parametrize("name", ["vamoe", "vit", "topk_moe"])
+def test_weights_of_half_precision(name: str) -> None:
+    model, x = make(name).eval(), torch.randn(2, 5, 16, 32)
+    with torch.no_grad():
+        whole = model(x)[0]
+        half = model.to(torch.bfloat16)(x.bfloat16())[0]
+    assert half.dtype == torch.bfloat16 and (half.float() - whole).norm() < 0.05 * whole.norm()
+
+
 def test_gain_makes_experts_count() -> None:
     def share(gain: float) -> float:
         model = make(embed_dim=64, expert_gain=gain).double()
@@ -260,7 +269,11 @@ def test_encoded_index_is_kept_until_weights_change() -> None:
             recipe.loss(model, windows(model), None)[0].backward()
         recipe.optimiser(model).step()
 
-    for change in (change_in_place, change_tensor, change_by_step):
+    def change_unnoticed() -> None:
+        model.posembedder.mlp[2].weight.data *= 300  # torch does not count this
+        model.eval()
+
+    for change in (change_in_place, change_tensor, change_by_step, change_unnoticed):
         with torch.no_grad():
             assert torch.equal(model(x)[0], before)
             change()
@@ -291,7 +304,7 @@ def test_choices_of_channels_are_counted() -> None:
     assert picked[np.unique(found["favourite"].sel(block=0, expert="surface").values)].all()
     assert model.training and not any(block.moe._forward_pre_hooks for block in model.blocks)
     for look in (channel_choices, expert_strength):
-        with pytest.raises(WxlabError, match="vit has no experts of variables"):
+        with pytest.raises(WxlabError, match="vit has no experts of variables; give a VA-MoE"):
             look(make("vit"), windows(model))
 
 
@@ -402,6 +415,17 @@ def test_settings_of_the_recipe() -> None:
     assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.9, 0.999), 1e-8, 0.01)
 
 
+@pytest.mark.parametrize("combine", ["convex", "paper"])
+@pytest.mark.parametrize("name", ["vamoe", "vit", "topk_moe"])
+def test_recipes_say_whether_parameters_are_left_out(name: str, combine: Any) -> None:
+    """Training in several processes waits for the gradient of every parameter unless it is told."""
+    model = make(name)
+    recipe = (Balanced if name == "topk_moe" else LearnedVariances)(model, combine=combine)
+    recipe.loss(model, windows(model), torch.Generator().manual_seed(0))[0].backward()
+    without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert without == (["loss_recons.logvar"] if combine == "paper" else []) and recipe.unused_parameters == bool(without)
+
+
 @pytest.mark.parametrize("name", ["vamoe", "vit", "topk_moe"])
 def test_each_network_learns(name: str) -> None:
     model = make(name)
@@ -485,11 +509,16 @@ def test_vit_is_the_trunk_with_a_network() -> None:
         ("vamoe", {"embed_dim": 30}, r"embed_dim=30 must divide by heads=4"),
         ("vamoe", {"depth": 0}, r"depth=0 must be a positive whole number"),
         ("vamoe", {"window": 2.5}, r"window=2.5 must be a positive whole number"),
-        ("vamoe", {"topk": 64}, r"topk=64 must be between 1 and 32"),
-        ("vamoe", {"topk": 0.5}, r"topk=0.5 must be between 1 and 32"),
-        ("vamoe", {"expert_gain": 0}, r"expert_gain=0 must be positive"),
+        ("vamoe", {"topk": 64}, r"topk=64 must be a number between 1 and 32"),
+        ("vamoe", {"topk": 0.5}, r"topk=0.5 must be a number between 1 and 32"),
+        ("vamoe", {"topk": "2"}, r"topk='2' must be a number between 1 and 32"),
+        ("vamoe", {"expert_gain": 0}, r"expert_gain=0 must be a positive number"),
+        ("vamoe", {"expert_gain": "k"}, r"expert_gain='k' must be a positive number"),
+        ("vamoe", {"expert_gain": math.nan}, r"expert_gain=nan must be a positive number"),
         ("vamoe", {"extension": {"freeze": "coded"}}, r"must name channels, experts and freeze; let wxlab.extend set it"),
-        ("vit", {"mlp_ratio": 0.01}, r"mlp_ratio=0.01 must be positive"),
+        ("vit", {"mlp_ratio": 0.01}, r"mlp_ratio=0.01 must be a positive number"),
+        ("vit", {"mlp_ratio": "4"}, r"mlp_ratio='4' must be a positive number"),
+        ("topk_moe", {"mlp_ratio": math.nan}, r"mlp_ratio=nan must be a positive number"),
         ("vit", {"history": 3}, r"history=3, and this network reads one state"),
         ("topk_moe", {"chosen": 4}, r"chosen=4 of 3 experts are more than there are"),
         ("topk_moe", {"experts": 0}, r"experts=0 must be a positive whole number"),
@@ -504,10 +533,14 @@ def test_sizes_that_do_not_fit_are_refused(name: str, options: dict[str, Any], m
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"lr": 0}, r"lr=0 must be positive"),
-        ({"clip": -1}, r"clip=-1 must be positive"),
-        ({"weight_decay": -0.1}, r"weight_decay=-0.1 must be at least 0"),
-        ({"loss_weight": 1.0}, r"loss_weight=1.0 must be at least 0 \(no reconstruction\) and less than 1"),
+        ({"lr": 0}, r"lr=0 must be a positive number"),
+        ({"lr": "high"}, r"lr='high' must be a positive number"),
+        ({"clip": -1}, r"clip=-1 must be a positive number"),
+        ({"weight_decay": -0.1}, r"weight_decay=-0.1 must be a number of at least 0"),
+        ({"weight_decay": None}, r"weight_decay=None must be a number of at least 0"),
+        ({"loss_weight": "little"}, r"loss_weight='little' must be a number of at least 0"),
+        ({"through_time": "false"}, r"through_time='false' must be true or false"),
+        ({"loss_weight": 1.0}, r"loss_weight=1.0 must be a number of at least 0 \(no reconstruction\) and less than 1"),
         ({"reconstruct": "target"}, r"unknown reconstruct 'target'.*\(allowed: input, next\)"),
         ({"combine": "sum"}, r"unknown combine 'sum'.*\(allowed: convex, paper\)"),
     ],

@@ -18,7 +18,7 @@ from wxlab import create_model, extend, load_checkpoint, prepare, train
 from wxlab.checkpoints import save_checkpoint
 from wxlab.errors import WxlabError
 from wxlab.grids import Grid
-from wxlab.models.vamoe import SURFACE, UPPER_AIR, LearnedVariances, VAMoE, carry_over, changed, describe
+from wxlab.models.vamoe import SURFACE, UPPER_AIR, LearnedVariances, VAMoE, carry_over, changed, describe, save_official
 from wxlab.store import Store, open_store
 
 UPPER = ("geopotential_850", "geopotential_500", "temperature_850", "temperature_500")
@@ -114,6 +114,7 @@ def test_what_variables_stand_for() -> None:
     assert extend(old, "specific_humidity", levels=[700]).spec.channels[4:] == ("specific_humidity_700",)
     assert extend(old, "temperature", levels=[700]).spec.channels[4:] == ("temperature_700",)
     assert extend(old, "u_component_of_wind_500").spec.channels[4:] == ("u_component_of_wind_500",)
+    assert extend(old, ["wave_height", "2m_temperature_max"]).spec.channels[4:] == ("wave_height", "2m_temperature_max")
     twice = extend(extend(old, T2M), "specific_humidity_500")
     assert twice.config["extension"]["channels"] == [*UPPER, T2M] and twice.config["extension"]["experts"] == [0, 1, None, 2]
 
@@ -300,6 +301,12 @@ def test_a_trained_model_is_tuned_over_several_steps(store: Store, tmp_path: Pat
         ({"channels": UPPER}, r"no variable is new; name at least one"),
         ({"channels": (*UPPER[1:], T2M)}, r"channels leave out geopotential_850, which the model has; variables can be added, not removed"),
         ({"variables": T2M, "channels": (*UPPER, MSL)}, r"channels must name each old and each new channel once, and .* are not in place"),
+        ({"variables": "2m_temprature"}, r"unknown variable '2m_temprature'; did you mean '2m_temperature'\?"),
+        ({"variables": ["specific_humdity_500"]}, r"unknown variable 'specific_humdity_500'; did you mean 'specific_humidity'\?"),
+        ({"variables": 5}, r"variables=5 must be names, such as"),
+        ({"variables": [T2M, ""]}, r"variables=\['2m_temperature', ''\] must be names, such as"),
+        ({"variables": T2M, "levels": [500]}, r"levels=\[500\] were given, and none of 2m_temperature lies on levels; leave them out"),
+        ({"variables": "specific_humidity", "levels": 500}, r"levels=500 must be a list of pressure levels in hPa, such as \[850, 500\]"),
         ({"variables": "specific_humidity_700"}, r"lies at 700 hPa, and the model's levels are 850, 500; choose among them, or allow"),
         ({"variables": "specific_humidity", "levels": [5000]}, r"5000 hPa is no pressure level; give whole numbers between 1 and 1100"),
         ({"variables": "specific_humidity", "levels": [500.5]}, r"500.5 hPa is no pressure level"),
@@ -318,7 +325,14 @@ def test_models_that_do_not_fit_are_one_sentence() -> None:
         extend(create_model("vit", "tiny"), T2M)
     with pytest.raises(WxlabError, match="lies on levels, and the model has no levels; give levels="):
         extend(make((T2M,)), "temperature")
-    old = make()
+    with pytest.raises(WxlabError, match="str cannot be extended; give a VA-MoE, such as load_checkpoint returns"):
+        extend("runs/a", T2M)  # type: ignore[arg-type]
+    old, other = make(), create_model("vit", "tiny")
+    for look in (describe, save_official, lambda model: changed(old, model), lambda model: carry_over(old, model)):
+        with pytest.raises(WxlabError, match="vit has no experts of variables; give a VA-MoE"):
+            look(other)  # type: ignore[arg-type]
+    with pytest.raises(WxlabError, match=r"unknown experts 'by_place'.*\(allowed: by_name, by_number\)"):
+        carry_over(old, extend(old, T2M), "by_place")  # type: ignore[arg-type]
     with pytest.raises(WxlabError, match=r"pos_embed has shape .*32\] in the old model and .*48\] in the new one; only channels may"):
         carry_over(old, make((*UPPER, T2M), embed_dim=48))
     with pytest.raises(WxlabError, match=r"new model lacks temperature_500, which the old one has; variables can be added, not removed"):

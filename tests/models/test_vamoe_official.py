@@ -21,6 +21,7 @@ from wxlab.grids import Grid
 from wxlab.models.base import Batch
 from wxlab.models.baselines.topk_moe import NoisyTopK
 from wxlab.models.vamoe import LearnedVariances, VAMoE, carry_over, extend, published_scores, save_official
+from wxlab.models.vamoe.official import _topk
 from wxlab.npy_tree import statistics
 
 golden = pytest.mark.golden
@@ -333,6 +334,19 @@ def test_published_sizes_need_no_settings() -> None:
     assert model.spec.channels[65:] == (
         "2m_temperature", "10m_u_component_of_wind", "10m_v_component_of_wind", "mean_sea_level_pressure", "surface_pressure",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [96, 128])
+def test_any_number_of_chosen_channels_follows_from_the_shapes(width: int) -> None:
+    """Also where width / (width / k) is rounded to less than k."""
+    for chosen in range(1, width + 1):
+        assert int(width / _topk(None, width, chosen)) == chosen
+
+
+def test_a_checkpoint_whose_choice_does_not_divide_the_width() -> None:
+    model = small(embed_dim=96, topk=1.62)
+    again = load_official("vamoe", model.state_dict(), config=CONFIG)
+    assert again.blocks[0].moe.chosen == model.blocks[0].moe.chosen == 59
 
 
 def test_runs_with_plain_losses_have_no_log_variances() -> None:

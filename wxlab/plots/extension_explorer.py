@@ -44,10 +44,9 @@ def extension_figure(model: VAMoE, variables: Sequence[str], freeze: str = "code
     import torch
 
     from wxlab.models.vamoe import describe, extend
-    from wxlab.models.vamoe.network import VAMoE, build
+    from wxlab.models.vamoe.network import build, require_vamoe
 
-    if not isinstance(model, VAMoE):
-        raise WxlabError(f"{model.name or type(model).__name__} cannot be extended; give a VA-MoE, such as load_checkpoint returns")
+    require_vamoe(model, "cannot be extended")
     with torch.device("meta"):  # sizes only
         shadow = build(model.spec, **model.config)
     return plot_tensors(describe(extend(shadow, list(variables), freeze=freeze)))  # type: ignore[arg-type]

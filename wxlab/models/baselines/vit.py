@@ -8,7 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wxlab.errors import WxlabError
+from wxlab.errors import WxlabError, is_number
 from wxlab.models import Entry
 from wxlab.models.base import Spec
 from wxlab.models.vamoe import PRESETS, LearnedVariances
@@ -62,8 +62,9 @@ def build(spec: Spec, **config: Any) -> ViT:
 
 def require_ratio(settings: dict[str, Any]) -> None:
     """Raise WxlabError unless the hidden layers have at least one number."""
-    if settings["embed_dim"] * settings["mlp_ratio"] < 1:
-        raise WxlabError(f"mlp_ratio={settings['mlp_ratio']!r} must be positive; the hidden layer has mlp_ratio x embed_dim numbers")
+    ratio = settings["mlp_ratio"]
+    if not is_number(ratio) or settings["embed_dim"] * ratio < 1:
+        raise WxlabError(f"mlp_ratio={ratio!r} must be a positive number; the hidden layer has mlp_ratio x embed_dim numbers")
 
 
 ENTRY = Entry(

@@ -10,9 +10,8 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from wxlab.errors import WxlabError
 from wxlab.models.base import Batch, Model
-from wxlab.models.vamoe.network import VAMoE
+from wxlab.models.vamoe.network import VAMoE, require_vamoe
 
 
 def channel_choices(model: Model, batch: Batch) -> xr.Dataset:
@@ -24,7 +23,7 @@ def channel_choices(model: Model, batch: Batch) -> xr.Dataset:
     share of its picks that an expert has in common with another, 1 for itself, k / E for picks by chance; ``favourite``
     (block, expert, latitude, longitude), the feature that is picked most strongly at the last sample's patches.
     """
-    network = _require_experts(model)
+    network = require_vamoe(model)
     parts: list[dict[str, np.ndarray]] = []
     width = network.config["embed_dim"]
 
@@ -72,7 +71,7 @@ def expert_strength(model: Model, batch: Batch) -> xr.DataArray:
     At the authors' initialisation it is about 1e-3 and less, because an expert's input is about 1/k of the token's channels and SwiGLU is
     quadratic near 0; ``expert_gain`` changes that.
     """
-    network = _require_experts(model)
+    network = require_vamoe(model)
     sizes = torch.zeros(len(network.blocks), 1 + len(network.experts))
 
     def watch(place: tuple[int, int]) -> Any:
@@ -89,12 +88,6 @@ def expert_strength(model: Model, batch: Batch) -> xr.DataArray:
     _run(network, batch, handles)
     ratio = (sizes[:, 1:] / sizes[:, :1]).numpy()
     return xr.DataArray(ratio, {"block": np.arange(len(ratio)), "expert": list(network.experts)}, ("block", "expert"), "strength")
-
-
-def _require_experts(model: Model) -> VAMoE:
-    if not isinstance(model, VAMoE):
-        raise WxlabError(f"{model.name or type(model).__name__} has no experts of variables; give a VA-MoE")
-    return model
 
 
 def _run(model: VAMoE, batch: Batch, handles: Sequence[Any]) -> None:

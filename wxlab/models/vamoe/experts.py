@@ -57,7 +57,8 @@ class VariableExperts(nn.Module):
         rank differ by as little as 1e-6.
         """
         with torch.autocast(x.device.type, enabled=False):
-            g = F.linear(at_least_float32(x), self.GateEmbedder.weight * emphasis, self.GateEmbedder.bias)  # [..., E]
+            weight, bias = at_least_float32(self.GateEmbedder.weight), at_least_float32(self.GateEmbedder.bias)
+            g = F.linear(at_least_float32(x), weight * emphasis, bias)  # [..., E]
             channels = highest(g.detach(), self.chosen)
             return g.gather(-1, channels).softmax(-1), channels
 
@@ -67,7 +68,7 @@ class VariableExperts(nn.Module):
         y = self.shared_experts(tokens)
         for expert, row in zip(self.experts, emphasis.unbind(), strict=True):
             weights, channels = self.choose(tokens, row)
-            seen = tokens.gather(-1, channels) * weights  # [B N, k]
+            seen = (tokens.gather(-1, channels) * weights).to(tokens.dtype)  # [B N, k]
             y += expert(seen if self.gain == 1 else seen * self.gain)
         return self.mlp(self.norm(y)).view_as(x)
 

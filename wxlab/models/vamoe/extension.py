@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import Literal
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from difflib import get_close_matches
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -15,7 +17,7 @@ from torch import Tensor
 from wxlab.channels import LEVEL_VARIABLES, belongs, split_channel
 from wxlab.errors import WxlabError, unknown
 from wxlab.models.base import Model
-from wxlab.models.vamoe.network import FREEZE, VAMoE, build, variable_groups
+from wxlab.models.vamoe.network import FREEZE, VAMoE, build, require_vamoe, variable_groups
 
 Mapping = Literal["by_name", "by_number"]
 Freeze = Literal["coded", "strict", "none"]
@@ -53,11 +55,10 @@ def extend(
     seed: of the new weights.
 
     Returns a new model without normaliser: that of the store with all variables will be its own.
-    Raises WxlabError for variables that the model has, levels that it does not know, and channels that would be left out.
+    Raises WxlabError for variables that the model has, misspelt names, levels that it does not know, and channels that would be left out.
     """
-    if not isinstance(model, VAMoE):
-        raise WxlabError(f"{model.name or type(model).__name__} cannot be extended; give a VA-MoE, such as load_checkpoint returns")
-    for name, value, allowed in (("experts", experts, ("by_name", "by_number")), ("freeze", freeze, FREEZE)):
+    model = require_vamoe(model, "cannot be extended")
+    for name, value, allowed in (("experts", experts, get_args(Mapping)), ("freeze", freeze, FREEZE)):
         if value not in allowed:
             raise unknown(name, value, allowed)
     everything = _all_channels(model, variables, levels, channels)
@@ -77,6 +78,9 @@ def carry_over(old: VAMoE, new: VAMoE, experts: Mapping = "by_name") -> None:
     What belongs to new channels, and experts of new variables, stays as it is in ``new``.
     Raises WxlabError where more than channels and experts differ, and where ``new`` lacks a channel of ``old``.
     """
+    old, new = require_vamoe(old), require_vamoe(new)
+    if experts not in get_args(Mapping):
+        raise unknown("experts", experts, get_args(Mapping))
     lacking = [name for name in old.spec.channels if name not in new.spec.channels]
     if lacking:
         raise WxlabError(f"the new model lacks {', '.join(lacking)}, which the old one has; variables can be added, not removed")
@@ -145,8 +149,12 @@ def _all_channels(
     if variables is None:
         added = [name for name in order or () if name not in old]
     else:
-        names = [variables] if isinstance(variables, str) else list(variables)
+        names = [variables] if isinstance(variables, str) or not isinstance(variables, Iterable) else list(variables)
+        if not all(isinstance(name, str) and name for name in names):
+            raise WxlabError(f"variables={variables!r} must be names, such as ['2m_temperature', 'specific_humidity']")
         added = [channel for name in names for channel in _channels_of(model, name, levels)]
+        if levels is not None and names and not any(split_channel(channel)[1] for channel in added):
+            raise WxlabError(f"levels={list(levels)} were given, and none of {', '.join(names)} lies on levels; leave them out")
     known = [name for name in added if name in old]
     if known:
         raise WxlabError(f"the model already has {', '.join(known)}; name only variables that are new")
@@ -170,6 +178,8 @@ def _check_order(old: Sequence[str], added: Sequence[str], order: Sequence[str])
 
 def _channels_of(model: VAMoE, name: str, levels: Sequence[int] | None) -> list[str]:
     """Channels that a name stands for.  Raises WxlabError for levels that neither the model nor the caller knows."""
+    if levels is not None and (isinstance(levels, str) or not isinstance(levels, Iterable)):
+        raise WxlabError(f"levels={levels!r} must be a list of pressure levels in hPa, such as [850, 500]")
     own = list(dict.fromkeys(level for _, level in map(split_channel, model.spec.channels) if level is not None))
     variable, level = split_channel(name)
     if level is not None:
@@ -178,6 +188,7 @@ def _channels_of(model: VAMoE, name: str, levels: Sequence[int] | None) -> list[
             raise WxlabError(f"{name!r} lies at {level} hPa, and {_levels_text(own)}; choose among them, or allow others with levels=[...]")
         return [name]
     if variable not in LEVEL_VARIABLES:
+        _refuse_misspelt(name)
         return [name]
     if any(belongs(channel, name) for channel in model.spec.channels) and levels is None:
         raise WxlabError(f"the model already has {name}; name only variables that are new, or new levels of it with levels=[...]")
@@ -188,6 +199,16 @@ def _channels_of(model: VAMoE, name: str, levels: Sequence[int] | None) -> list[
     if wrong:
         raise WxlabError(f"{wrong[0]!r} hPa is no pressure level; give whole numbers between 1 and 1100, such as 500")
     return [f"{name}_{int(level)}" for level in chosen]
+
+
+def _refuse_misspelt(name: str) -> None:
+    """Names that the catalogue does not have may be a user's own, unless they are nearly one that it has."""
+    from wxlab.catalog import load
+
+    known = {*LEVEL_VARIABLES, *load().variables}
+    near = get_close_matches(re.sub(r"_\d+$", "", name), known, n=1, cutoff=0.9)
+    if name not in known and near:
+        raise WxlabError(f"unknown variable {name!r}; did you mean {near[0]!r}? A name of your own is taken from channels=store.channels")
 
 
 def _levels_text(levels: Sequence[int]) -> str:
@@ -201,6 +222,7 @@ def changed(before: VAMoE, after: VAMoE) -> list[str]:
     columns of old channels where they are held (``strict``).
     Raises WxlabError when ``after`` is no extension of ``before``.
     """
+    before, after = require_vamoe(before), require_vamoe(after)
     extension = after.config["extension"]
     if extension is None or tuple(extension["channels"]) != before.spec.channels:
         raise WxlabError("the second model is no extension of the first; give the model that wxlab.extend was given, and what came of it")
@@ -243,6 +265,7 @@ def describe(model: VAMoE) -> pd.DataFrame:
     new), ``trained`` (all, new columns, none), ``copied`` and ``trainable``: how many of its numbers were carried over, and how many
     training moves.
     """
+    model = require_vamoe(model)
     extension, rows = model.config["extension"], []
     held = {id(p) for p in model.partly_held()}
     old = len(extension["channels"]) / len(model.spec.channels) if extension else 0.0  # share of channels that were carried over

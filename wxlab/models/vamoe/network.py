@@ -5,16 +5,15 @@ The ``vit`` network with ``channelmoe`` layers of the authors' code, which is th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from wxlab.channels import split_channel
-from wxlab.errors import WxlabError, unknown
+from wxlab.errors import WxlabError, is_number, unknown
 from wxlab.models.base import Spec
 from wxlab.models.vamoe.experts import VariableExperts
 from wxlab.models.vamoe.trunk import Trunk, make_blocks, require_trunk
@@ -134,6 +133,7 @@ class VAMoE(Trunk):
         """P of every block, each [n, E]. They depend on the weights alone, so that without gradients they are kept until those change.
 
         Fused optimisers change weights without counting it, but only weights that have a gradient, and after a pass with gradients.
+        Writing into ``weight.data`` is not counted either; ``eval()``, which forecasts begin with, forgets what was kept.
         """
         parameters = [*self.posembedder.parameters(), *(p for block in self.blocks for p in block.moe.PosEmbedder.parameters())]
         if torch.is_grad_enabled() or any(p.is_inference() or p.grad is not None for p in parameters):
@@ -144,6 +144,10 @@ class VAMoE(Trunk):
             # holding on to the weights keeps others from being put at the same address
             self._emphases = version, [p.detach() for p in parameters], self._encode_index()
         return self._emphases[2]
+
+    def train(self, mode: bool = True) -> Self:
+        self._emphases = None
+        return super().train(mode)
 
     def _encode_index(self) -> list[Tensor]:
         with torch.autocast(self.index.device.type, enabled=False):
@@ -159,15 +163,22 @@ class VAMoE(Trunk):
         return self.fields(t), self.fields(first)
 
 
+def require_vamoe(model: object, fault: str = "has no experts of variables") -> VAMoE:
+    """The model itself.  Raises WxlabError, which says its ``fault``, when it is another."""
+    if isinstance(model, VAMoE):
+        return model
+    raise WxlabError(f"{getattr(model, 'name', '') or type(model).__name__} {fault}; give a VA-MoE, such as load_checkpoint returns")
+
+
 def build(spec: Spec, **config: Any) -> VAMoE:
     """A VA-MoE of a Spec, every size checked. Forcing and static fields are not read, so the model's Spec names none."""
     settings: dict[str, Any] = {**DEFAULTS, **config}
     spec = require_trunk(spec, settings)
-    if settings["topk"] < 1 or settings["embed_dim"] / settings["topk"] < 1:
-        width = settings["embed_dim"]
-        raise WxlabError(f"topk={settings['topk']!r} must be between 1 and {width}: each expert sees int({width} / topk) channels")
-    if not settings["expert_gain"] > 0 or not math.isfinite(settings["expert_gain"]):
-        raise WxlabError(f"expert_gain={settings['expert_gain']!r} must be positive; 1 is the authors'")
+    width, topk, gain = settings["embed_dim"], settings["topk"], settings["expert_gain"]
+    if not is_number(topk) or not 1 <= topk <= width:
+        raise WxlabError(f"topk={topk!r} must be a number between 1 and {width}: each expert sees int({width} / topk) channels")
+    if not is_number(gain) or gain <= 0:
+        raise WxlabError(f"expert_gain={gain!r} must be a positive number; 1 is the authors'")
     if settings["extension"] is not None:
         _require_extension(spec, settings["extension"])
     return VAMoE(spec, **settings)

@@ -5,6 +5,7 @@ Keys are ours; those of runs in several processes begin with ``module.``. The fi
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from wxlab.errors import WxlabError
 from wxlab.files import atomic_file
 from wxlab.grids import Grid
 from wxlab.models.base import Spec
-from wxlab.models.vamoe.network import VAMoE, build, variable_groups
+from wxlab.models.vamoe.network import VAMoE, build, require_vamoe, variable_groups
 from wxlab.models.weights import load_exactly, read_checkpoint
 from wxlab.readers import npy_tree
 
@@ -80,6 +81,7 @@ def save_official(model: VAMoE, path: str | os.PathLike[str] | None = None, *, e
     Their order is variables on levels, variable by variable, then the others; a model with another order is turned into it.
     path: of the ``.tar`` file that their scripts read, with ``epoch`` and ``iters`` and without optimiser state.
     """
+    model = require_vamoe(model)
     order = [position for positions in variable_groups(model.spec.channels).values() for position in positions]
     state = {}
     for name, value in model.state_dict().items():
@@ -137,8 +139,9 @@ def _sizes(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, int]]
 def _topk(given: float | None, width: int, chosen: int) -> float:
     """The divisor that leaves each expert ``chosen`` of ``width`` channels."""
     if given is None:
-        whole = width / chosen
-        given = int(whole) if width % chosen == 0 else whole
+        given = width // chosen if width % chosen == 0 else width / chosen
+        if int(width / given) < chosen:  # of some pairs the quotient is rounded up
+            given = math.nextafter(given, 0)
     if int(width / given) != chosen:
         raise WxlabError(f"topk={given!r} leaves each expert {int(width / given)} of {width} channels, and the weights have {chosen}")
     return given

@@ -7,7 +7,7 @@ from typing import Any, Literal, cast, get_args
 import torch
 from torch import Tensor
 
-from wxlab.errors import WxlabError, unknown
+from wxlab.errors import WxlabError, is_number, unknown
 from wxlab.models.base import Batch, Model, Recipe
 from wxlab.models.vamoe.trunk import Trunk
 
@@ -50,19 +50,22 @@ class LearnedVariances(Recipe):
     ) -> None:
         super().__init__()
         for name, value in {"lr": lr, "clip": clip}.items():
-            if not value > 0:
-                raise WxlabError(f"{name}={value!r} must be positive")
+            if not is_number(value) or value <= 0:
+                raise WxlabError(f"{name}={value!r} must be a positive number")
         for name, value in {"weight_decay": weight_decay, "warmup": warmup, "final_lr": final_lr}.items():
-            if not value >= 0:
-                raise WxlabError(f"{name}={value!r} must be at least 0")
-        if not 0 <= loss_weight < 1:
-            raise WxlabError(f"loss_weight={loss_weight!r} must be at least 0 (no reconstruction) and less than 1")
+            if not is_number(value) or value < 0:
+                raise WxlabError(f"{name}={value!r} must be a number of at least 0")
+        if not is_number(loss_weight) or not 0 <= loss_weight < 1:
+            raise WxlabError(f"loss_weight={loss_weight!r} must be a number of at least 0 (no reconstruction) and less than 1")
+        if not isinstance(through_time, bool):
+            raise WxlabError(f"through_time={through_time!r} must be true or false")
         if reconstruct not in get_args(Reconstruct):
             raise unknown("reconstruct", reconstruct, get_args(Reconstruct))
         if combine not in get_args(Combine):
             raise unknown("combine", combine, get_args(Combine))
         self.lr, self.weight_decay, self.warmup, self.final_lr, self.clip = lr, weight_decay, warmup, final_lr, clip
         self.loss_weight, self.reconstruct, self.combine, self.through_time = loss_weight, reconstruct, combine, through_time
+        self.unused_parameters = combine == "paper"  # the log-variances of the reconstruction
 
     def parameter_groups(self, model: Model) -> list[dict[str, Any]]:
         held = {id(p) for p in getattr(model, "partly_held", list)()}
