@@ -49,6 +49,9 @@ def test_from_data_to_scores(catalogue: Path, tmp_path: Path) -> None:
     store, run, forecast = (str(tmp_path / name) for name in ("store.zarr", "run", "forecast.zarr"))
     assert f"wrote {store}" in call("data", "prepare", "mine", store, "--variables", T2M, *named)
     tree = call("data", "tree", "mine", str(tmp_path / "tree"), "--variables", T2M, "--end", "2001-01-02", *named)
+    anew = ("--train", "2001-01-01,2001-01-01", "--overwrite")
+    again = call("data", "tree", "mine", str(tmp_path / "tree"), "--variables", T2M, *anew, *named)
+    assert tree == again
     assert f"wrote {tmp_path / 'tree'}" in tree and (tmp_path / "tree" / "statistic" / "mean_std_single.json").is_file()
     trained = call("train", "convlstm", store, "--run-dir", run, "--preset", "tiny", "-p", "steps=2", "-p", "lr=1e-3", "-p", "batch_size=2")
     assert "best.safetensors" in trained

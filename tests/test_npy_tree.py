@@ -136,7 +136,9 @@ def test_gaps_are_listed_and_said(fields: xr.Dataset, tmp_path: Path) -> None:
     assert [f"{row.time:%d %H} {row.variable} {row.level:g}" for row in table.itertuples()] == [
         "01 12 z 500", "01 12 z 700", "01 12 z 850", "01 12 t2m nan", "02 00 z 500"
     ]  # fmt: skip
-    assert npy_tree.gaps(root, ["t2m"]).shape == (1, 3)
+    assert npy_tree.gaps(root, ["t2m"]).shape == npy_tree.gaps(root, "t2m").shape == (1, 3)
+    with pytest.raises(WxlabError, match=r"unknown variable of the tree 'q' \(allowed: t2m, z\)"):
+        npy_tree.gaps(root, ["z", "q"])
     assert reopened(root).attrs["gaps"] == "5 files are missing, the first is 'z' at 500 hPa at 2001-01-01 12:00"
 
 
@@ -177,6 +179,11 @@ def test_faults_of_trees_are_one_sentence(fields: xr.Dataset, tmp_path: Path) ->
     statistic.write_text('{"mean": {"z": [1]}, "std": {"z": [1]}}')
     with pytest.raises(WxlabError, match=r"the statistics of 'z' in .* must be 37 means and 37 deviations"):
         npy_tree.statistics(root, ["geopotential_500"])
+    for change, shown in (({"std": {}}, "None"), ({"std": {"t2m": 0}}, "0"), ({"std": {"t2m": "much"}}, "'much'")):
+        single = root / "statistic" / "mean_std_single.json"
+        single.write_text(json.dumps({"mean": {"t2m": 280.0}, **change}))
+        with pytest.raises(WxlabError, match=rf"statistics of 2m_temperature in .* are 280.0 and {shown}; give a mean and"):
+            npy_tree.statistics(root, T2M)
     statistic.unlink()
     with pytest.raises(WxlabError, match=r"mean_std.json; a tree needs it, also when it has no such variables"):
         npy_tree.statistics(root, ["geopotential_500"])

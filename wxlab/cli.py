@@ -135,6 +135,8 @@ def data_tree(
     levels: Annotated[str | None, typer.Option(help="Comma-separated pressure levels, hPa.")] = None,
     start: Annotated[str | None, typer.Option(help="First time, for example 1990-01-01.")] = None,
     end: Annotated[str | None, typer.Option(help="Last time.")] = None,
+    train: Annotated[str | None, typer.Option(help="First and last time of the statistics, comma-separated.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a tree that is there.")] = False,
     catalog: Catalog = None,
 ) -> None:
     """Write a source as one .npy file per time, variable and level, with statistics, as the authors' code of VA-MoE reads it.
@@ -145,7 +147,8 @@ def data_tree(
 
     time = (start, end) if start or end else None
     chosen = [int(level) for level in _names(levels)] or None
-    print(f"wrote {write(name, out, variables=_names(variables) or None, levels=chosen, time=time, catalog=catalog)}")
+    how: dict[str, Any] = {"variables": _names(variables) or None, "levels": chosen, "time": time, "train": _names(train) or None}
+    print(f"wrote {write(name, out, **how, catalog=catalog, overwrite=overwrite)}")
 
 
 @app.command()

@@ -25,7 +25,7 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from wxlab.channels import split_channel
-from wxlab.errors import WxlabError, unknown
+from wxlab.errors import WxlabError, is_number, unknown
 from wxlab.normaliser import Normaliser, Transform
 from wxlab.readers.source import Piece, Request, expand
 from wxlab.readers.uniform import uniform
@@ -75,12 +75,14 @@ def open_whole(request: Request) -> xr.Dataset:
 def gaps(root: str | os.PathLike[str], variables: Iterable[str] | None = None) -> pd.DataFrame:
     """Files that a tree should have and lacks, from its names alone.
 
-    root: of the tree.  variables: names in it; None: all that it has.
+    root: of the tree.  variables: names in it (``z``, ``t2m``); None: all that it has.
     A file is missing when its variable and level occur elsewhere in the tree, and its time lies at the regular step between the first
     and the last.  Returns columns time, variable, level (hPa, NaN for single levels), in this order of sorting.
     """
-    wanted = None if variables is None else set(variables)
+    wanted = None if variables is None else {variables} if isinstance(variables, str) else set(variables)
     found = _scan(Path(root), wanted)
+    if wanted and found and (absent := sorted(wanted - set(found))):
+        raise unknown("variable of the tree", absent[0], _scan(Path(root), None))
     times = np.unique(np.array([time for files in found.values() for time in files], "datetime64[s]"))
     if not len(times):
         raise WxlabError(f"{root} holds no file like 2020/2020-01-01/00:00:00-z-500.0.npy; give the root of a tree")
@@ -105,6 +107,7 @@ def statistics(root: str | os.PathLike[str], channels: Sequence[str], names: dic
     Raises WxlabError naming a file, a variable or a level that is missing.
     """
     transforms, known = {}, {**SHORT_NAMES, **(names or {})}
+    channels = [channels] if isinstance(channels, str) else channels
     tables = {single: _statistic(Path(root) / "statistic" / f"mean_std{'_single' if single else ''}.json") for single in (False, True)}
     for channel in channels:
         variable, level = split_channel(channel)
@@ -119,6 +122,8 @@ def statistics(root: str | os.PathLike[str], channels: Sequence[str], names: dic
             if not all(isinstance(column, list) and len(column) == len(LEVELS) for column in (mean, std)):
                 raise WxlabError(f"the statistics of {name!r} in {root} must be {len(LEVELS)} means and {len(LEVELS)} deviations")
             mean, std = mean[LEVELS.index(level)], std[LEVELS.index(level)]
+        if not is_number(mean) or not is_number(std) or std <= 0:
+            raise WxlabError(f"the statistics of {channel} in {root} are {mean!r} and {std!r}; give a mean and a positive deviation")
         transforms[channel] = Transform("zscore", float(mean), float(std))
     return Normaliser(transforms)
 
