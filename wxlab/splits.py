@@ -174,7 +174,6 @@ def mask_of(ranges: Sequence[Sequence[int]], length: int) -> np.ndarray:
 
 
 def half_of(pieces: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Half of the pieces of a split ([start, stop) each): every second one, so that seasons stay; of a single piece its later half."""
-    if len(pieces) > 1:
-        return list(pieces[1::2])
-    return [((start + stop) // 2, stop) for start, stop in pieces]
+    """Half of the pieces of a split ([start, stop) each): every second one, so that seasons stay; of a last odd one its later half."""
+    odd = pieces[-1:] if len(pieces) % 2 else []
+    return [*pieces[1::2], *(((start + stop) // 2, stop) for start, stop in odd)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -123,7 +124,7 @@ def plot_forgetting(curves: Mapping[str, pd.DataFrame], before: pd.Series, *, li
     variables = list(dict.fromkeys(split_channel(channel)[0] for channel in before.index))
     colours = line_styles(variables)
     dashes = ("-", "--", ":", "-.")
-    for (name, table), dash, colour in zip(curves.items(), dashes, COLOURS, strict=False):
+    for (name, table), dash, colour in zip(curves.items(), cycle(dashes), cycle(COLOURS)):
         ratio = table[list(before.index)] / before
         for variable in variables:
             mine = [channel for channel in before.index if split_channel(channel)[0] == variable]
