@@ -222,6 +222,7 @@ FAULTS: dict[str, tuple[Any, str]] = {
         "holds a 'met2net', and latents need an autoencoder",
     ),
     "no latents": (lambda m, s, p: decode(m, s.dataset()), "a variable 'latent' with 4 levels on 8x16"),
+    "audit of nothing": (lambda m, s, p: audit(m, s, every=0), "every=0 must be a whole number of at least 1"),
     "missing values": (
         lambda m, s, p: reconstruct(m, s.dataset().map(lambda f: f.where(f["latitude"] > 0) if "time" in f.dims else f)).load(),
         "2m_temperature has missing values, which its policy 'error' refuses",

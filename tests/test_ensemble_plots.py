@@ -96,6 +96,10 @@ FAULTS: dict[str, tuple[Any, str]] = {
     "no members": (lambda f, t: explore_ensemble(f.isel(number=0, drop=True), t), "there is no global ensemble"),
     "no truth": (lambda f, t: plot_zonal({"reconstruction": t}, ["geopotential_500"]), "give variables, and by name 'truth'"),
     "no variable": (lambda f, t: plot_zonal({"truth": t, "x": t}, ["geopotentail_500"]), "unknown variable 'geopotentail_500'"),
+    "missing points": (
+        lambda f, t: plot_zonal({"truth": t, "x": t.where(t["latitude"] > 0)}, ["geopotential_500"]),
+        "500 hPa geopotential of 'x' has missing points",
+    ),
     "later truth": (lambda f, t: explore_ensemble(f, t.isel(time=slice(2))), "the truth does not go with this forecast"),
 }
 

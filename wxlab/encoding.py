@@ -13,7 +13,7 @@ import torch
 import xarray as xr
 
 from wxlab.channels import locate_channel, stack, unstack
-from wxlab.errors import WxlabError
+from wxlab.errors import WxlabError, is_whole
 from wxlab.files import atomic_dir
 from wxlab.forcings import seconds
 from wxlab.grids import area_weights, grid_of
@@ -161,6 +161,8 @@ def audit(
     ``explained`` and ``reached``. Missing points count nowhere.
     """
     source = open_store(store)
+    if not is_whole(every):
+        raise WxlabError(f"every={every!r} must be a whole number of at least 1: one state in so many is read")
     sums = {split: _error_sums(autoencoder, source, split, every) for split in (seen, unseen)}
     rmse = {split: np.sqrt(error) for split, (error, _) in sums.items()}
     error, anomaly = sums[unseen]

@@ -543,6 +543,8 @@ def test_every_step_of_a_sample_can_be_looked_at() -> None:
     for name in made.data_vars:  # the last step ends on the last denoised sample
         np.testing.assert_allclose(steps[name].isel(sigma=-1), made[name].isel(time=0).transpose(*steps[name].dims[1:]), rtol=1e-4)
     assert not np.allclose(steps["geopotential"][0], steps["geopotential"][-1], rtol=1e-4)
+    with pytest.raises(WxlabError, match="goes up and down among the noise levels"):
+        sampling_steps(model.with_sampling(churn=1.0), STATES, time=time)
     with pytest.raises(WxlabError, match="2 initial times were given"):
         sampling_steps(model, STATES, time=STATES["time"].values[3:5])
 
@@ -562,6 +564,8 @@ def test_missing_sea_surface_temperature_stays_missing() -> None:
     made = forecast(LatentForecaster(model, transformer()), states, steps=3, members=2, times=states["time"].values[:1])
     assert (seen[0][0, 1][torch.from_numpy(land.values)] == -2).all()
     assert np.array_equal(np.isnan(made["sea_surface_temperature"][0, 0, 2]), land) and not np.isnan(made["2m_temperature"]).any()
+    steps = sampling_steps(LatentForecaster(model, transformer()), states, time=states["time"].values[0])
+    assert np.array_equal(np.isnan(steps["sea_surface_temperature"][0, 0]), land) and not np.isnan(steps["2m_temperature"]).any()
     back = reconstruct(model, states)
     assert np.array_equal(np.isnan(back["sea_surface_temperature"][0]), land)
 
@@ -585,11 +589,17 @@ FAULTS: dict[str, tuple[Any, str]] = {
     "a region": (lambda: create_model("ladcast_autoencoder", grid=REGION), "the longitudes of this grid do not"),
     "a belt": (lambda: create_model("ladcast_autoencoder", grid=BELT), "latitudes -30 to 30 do not reach both poles"),
     "several states": (lambda: create_model("ladcast_autoencoder", history=2), "reads and writes one state, but history=2"),
+    "no list": (lambda: create_model("ladcast_autoencoder", widths=8), "widths=8 must be a list with one entry for each level"),
+    "no number": (lambda: create_model("ladcast_autoencoder", latent="4"), "latent='4' must be made of whole numbers"),
+    "no layers": (lambda: create_model("ladcast_autoencoder", layers=(0, 1)), r"layers=\(0, 1\) must be made of whole numbers"),
+    "no flag": (lambda: create_model("ladcast_autoencoder", out_shortcut="no"), "out_shortcut='no' must be True or False"),
+    "latent channels": (lambda: autoencoder().decode(torch.zeros(1, 3, 8, 16)), "3 latent channels were given, and this autoencoder has 4"),
     "latent": (lambda: create_model("ladcast_autoencoder", latent=5), "latent=5 must divide the deepest width, 16"),
     "widths": (lambda: create_model("ladcast_autoencoder", widths=(8, 18)), r"widths=\[8, 18\] do not halve: 18 must divide by 4"),
     "uneven lists": (lambda: create_model("ladcast_autoencoder", layers=(1,)), r"have \[2, 1, 2, 2\] entries; give one for each level"),
     "blocks": (lambda: create_model("ladcast_autoencoder", blocks=("res", "vit")), r"unknown kind of block 'vit'; did you mean 'evit'"),
-    "kernels": (lambda: create_model("ladcast_autoencoder", scales=((), (4,))), r"the kernels in scales=\(\(\), \(4,\)\) odd"),
+    "kernels": (lambda: create_model("ladcast_autoencoder", scales=((), (4,))), r"scales=\(\(\), \(4,\)\) must be a list of odd kernels"),
+    "kernels of no level": (lambda: create_model("ladcast_autoencoder", scales=(3, 3)), r"scales=\(3, 3\) must be a list of odd kernels"),
     "heads too wide": (lambda: create_model("ladcast_autoencoder", head_dim=64), "head_dim=64 is more than the width of an attention"),
     "channels": (lambda: autoencoder().encode(torch.zeros(1, 2, 16, 32)), "2 channels and 0 static fields were given, .* reads 3"),
     "no static": (
@@ -600,18 +610,35 @@ FAULTS: dict[str, tuple[Any, str]] = {
     "step": (lambda: create_model("ladcast", step=3 * 3600), r"frames are 6 h apart, and step is 3 h; prepare .*\[start, end, 6\]"),
     "daily": (lambda: create_model("ladcast", step=86400), "and step is 24 h"),
     "position": (lambda: create_model("ladcast", position="gio"), r"unknown position 'gio'; did you mean 'geo'"),
-    "axes": (lambda: create_model("ladcast", axes=(4, 6, 8)), r"axes=\[4, 6, 8\] must be three even numbers .* sum to head_dim=16"),
+    "axes": (lambda: create_model("ladcast", axes=(4, 6, 8)), r"axes=\(4, 6, 8\) must be three even numbers .* sum to head_dim=16"),
+    "one axis": (lambda: create_model("ladcast", axes=16), "axes=16 must be three even numbers"),
+    "ratio": (lambda: create_model("ladcast", mlp_ratio="4"), "mlp_ratio='4' must be a number above 0; leave it at 4"),
+    "factor": (lambda: create_model("ladcast", latitude_factor=0), "latitude_factor=0 must be a number above 0; leave it at 6.0"),
+    "flag": (lambda: create_model("ladcast", year="no"), "year='no' must be True or False"),
+    "other latents": (
+        lambda: transformer()(torch.zeros(1, 3, 2, 8, 16), torch.zeros(1, 4, 1, 8, 16), torch.zeros(1)),
+        "the latents have 3 channels, and this network reads 4",
+    ),
     "patches": (lambda: create_model("ladcast", patch_time=2, history=2, horizon=3), "horizon=3 frames do not divide into patches"),
     "patched rows": (lambda: create_model("ladcast", patch=2, grid=(3, 8)), "3 rows, and this model needs a multiple of 2"),
     "start": (lambda: create_model("ladcast", start="neer"), r"unknown start 'neer'; did you mean 'near'"),
     "sampler": (lambda: transformer().with_sampling(sampler="huen"), r"unknown sampler 'huen'; did you mean 'heun'"),
     "sampling": (lambda: transformer().with_sampling(steps=3), r"unknown sampling option 'steps'"),
     "sampling steps": (lambda: transformer().with_sampling(sampling_steps=1), "sampling_steps=1 must be a whole number of at least 2"),
-    "churn": (lambda: create_model("ladcast", churn=-1.0), "churn=-1.0 and initial_noise=0.0 must be at least 0"),
+    "churn": (lambda: create_model("ladcast", churn=-1.0), "churn=-1.0 must be a number of at least 0"),
+    "noise of no number": (lambda: transformer().with_sampling(initial_noise=math.nan), "initial_noise=nan must be a number of at least 0"),
+    "churn of the solver": (lambda: transformer().with_sampling(sampler="dpm", churn=2.0), "churn=2.0 belongs to sampler='heun'"),
     "repeated noise": (lambda: transformer(noise="repeated").predict(windows(transformer())), "no one says which members these are"),
     "stage": (lambda: Reconstruction(autoencoder(), stage="encoder"), r"unknown stage 'encoder'"),  # type: ignore[arg-type]
-    "lr": (lambda: Denoising(transformer(), lr=0.0), "lr=0.0 must be positive"),
-    "swapped pair": (lambda: LatentForecaster(transformer(), autoencoder()), "a Ladcast was given where a Autoencoder belongs"),  # type: ignore[arg-type]
+    "lr": (lambda: Denoising(transformer(), lr=0.0), "lr=0.0 must be a number above 0"),
+    "lr as YAML reads it": (lambda: Denoising(transformer(), lr="1e-4"), "lr='1e-4' must be a number above 0"),  # type: ignore[arg-type]
+    "noise": (lambda: Denoising(transformer(), std=-1.0), "mean=-1.2 and std=-1.0 of the logarithm of the noise must be numbers"),
+    "mask of what": (lambda: Reconstruction(autoencoder(), require_mask=["sst"]), "unknown channel in require_mask 'sst'"),
+    "mask as text": (
+        lambda: Reconstruction(autoencoder(), require_mask="2m_temperature"),  # type: ignore[arg-type]
+        "require_mask='2m_temperature' must be a list",
+    ),
+    "swapped pair": (lambda: LatentForecaster(transformer(), autoencoder()), "a Ladcast was given where an Autoencoder belongs"),  # type: ignore[arg-type]
     "another latent": (lambda: LatentForecaster(autoencoder(latent=8), transformer()), "has 8 latent channels, and the transformer has 4"),
     "another latent grid": (lambda: LatentForecaster(autoencoder(), transformer(grid=(4, 8))), "lie on 8x16 cells .* was made for 4x8"),
     "forecast without units": (lambda: unitless(), "the transformer has no normaliser"),

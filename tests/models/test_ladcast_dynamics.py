@@ -13,7 +13,7 @@ from wxlab import create_model
 from wxlab.errors import WxlabError
 from wxlab.grids import Grid
 from wxlab.models.ladcast import Reconstruction
-from wxlab.models.ladcast.dynamics import RADIUS, ROTATION, Dynamics, scales
+from wxlab.models.ladcast.dynamics import RADIUS, ROTATION, Dynamics, units
 from wxlab.normaliser import Normaliser, Transform
 
 WIND = ("u_component_of_wind_500", "v_component_of_wind_500")
@@ -77,17 +77,36 @@ def test_the_loss_hears_of_motion() -> None:
     x = batch.history[:, 0]
     recipe = Reconstruction(network, rolls="none", physics=1.0)
     assert recipe._motion(network, x + 0.3, x).item() < recipe._motion(network, x + 0.3 * torch.randn_like(x), x).item()
-    assert scales(network.normaliser, network.spec.channels).flatten().tolist() == [10.0] * 4
+    offset, scale = units(network.normaliser, network.spec.channels)
+    assert scale.flatten().tolist() == [10.0] * 4 and not offset.any()
+
+
+def test_the_loss_reads_physical_fields() -> None:
+    """A wind that is the same everywhere has vorticity, so its mean counts; squares are weighted by area."""
+    wind = {name: Transform("zscore", 5.0, 10.0) for name in WIND}
+    network = model(geopotential_500=Transform("zscore", 5e4, 300.0), **wind)
+    recipe = Reconstruction(network, rolls="none", physics=1.0)
+    x = torch.randn(2, 4, 16, 32, generator=torch.Generator().manual_seed(0))
+    out = x + 0.1 * torch.randn(2, 4, 16, 32, generator=torch.Generator().manual_seed(1))
+    dynamics = Dynamics(network.spec.channels, network.spec.grid)
+    scale, offset = torch.tensor([10.0, 300, 10, 10]).view(4, 1, 1), torch.tensor([0.0, 5e4, 5, 5]).view(4, 1, 1)
+    found, true = dynamics(out * scale + offset), dynamics(x * scale + offset)
+    area = np.cos(np.deg2rad(network.spec.grid.y))[1:-1, None]
+    sizes = [np.sqrt((field.numpy().astype(float) ** 2 * area).sum((-2, -1))) for field in (found - true, true)]
+    assert recipe._motion(network, out, x).item() == pytest.approx((sizes[0] / sizes[1]).mean(), rel=1e-4)
+    still = torch.zeros(1, 4, 16, 32)
+    assert dynamics(still * scale + offset)[0, 2].abs().max() > 1e-7  # u tan(latitude) / a
 
 
 FAULTS: dict[str, tuple[Any, str]] = {
     "rolls": (lambda: Reconstruction(model(), physics=0.1), "rolls='both' makes no sense; set rolls='longitude'"),
     "negative": (lambda: Reconstruction(model(), physics=-1.0), "physics=-1.0 must be at least 0"),
+    "text": (lambda: Reconstruction(model(), physics="0.1", rolls="none"), "physics='0.1' must be at least 0"),  # type: ignore[arg-type]
     "no motion": (lambda: Dynamics(("2m_temperature", WIND[0]), GRID), "neither geopotential nor both winds of a level"),
     "region": (lambda: Dynamics(NAMES, Grid((10.0, 20.0, 30.0), (0.0, 10.0))), "physics needs a global grid"),
-    "units": (lambda: scales(None, NAMES), "physics needs the units of the channels"),
+    "units": (lambda: units(None, NAMES), "physics needs the units of the channels"),
     "logarithm": (
-        lambda: scales(model(geopotential_500=Transform("log")).normaliser, NAMES),
+        lambda: units(model(geopotential_500=Transform("log")).normaliser, NAMES),
         "physics needs geopotential_500 normalised by an offset and a scale, not by 'log'",
     ),
 }

@@ -57,6 +57,8 @@ def plot_zonal(states: Mapping[str, xr.Dataset], variables: Sequence[str], *, co
             array, base, level = pick_variable(dataset, variable)
             shown = look(base, array.attrs.get("units"))
             label = channel_label(base, level, with_units=False)
+            if bool(array.isnull().any()):
+                raise WxlabError(f"{label} of {name!r} has missing points, and circles with gaps have no wavenumbers; choose others")
             powers[name] = zonal_power(array * shown.scale).reshape(-1, array.sizes["longitude"] // 2 + 1).mean(0)[1:]
         least = NOTHING * powers["truth"].max()
         for name, power in powers.items():

@@ -60,6 +60,7 @@ AUTOENCODER = Entry(
     build=build_autoencoder,
     recipe=Reconstruction,
     official=load_autoencoder,
+    official_licence="MIT",
     citation="Zhuang and Duraisamy 2025, LaDCast: a latent diffusion model for medium-range ensemble weather forecasting, arXiv:2506.09193",
     options=frozenset({"latent", "widths", "layers", "blocks", "scales", "head_dim", "out_shortcut", "in_shortcut", "activation"}),
 )  # fmt: skip
@@ -85,6 +86,7 @@ TRANSFORMER = Entry(
     build=build_transformer,
     recipe=Denoising,
     official=load_transformer,
+    official_licence="MIT",
     citation=AUTOENCODER.citation,
     options=frozenset(
         {

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wxlab.errors import WxlabError, unknown
+from wxlab.errors import WxlabError, is_whole, unknown
 from wxlab.grids import Grid, is_periodic
 from wxlab.models.base import Batch, Model, Spec
 from wxlab.models.ladcast.blocks import ChannelNorm, Down, EViTBlock, ResBlock, Up, group_means
@@ -182,6 +182,8 @@ class Autoencoder(Model):
 
     def decode(self, z: Tensor, return_static: bool = False) -> Tensor:
         """z [B, L, h, w] -> normalised [B, C, H, W], or [B, C + S, H, W] with the static fields."""
+        if z.shape[1] != self.config["latent"]:
+            raise WxlabError(f"{z.shape[1]} latent channels were given, and this autoencoder has {self.config['latent']}")
         fields = self.decoder(z)
         return fields if return_static else fields[:, : len(self.spec.channels)]
 
@@ -218,6 +220,16 @@ def build(spec: Spec, **config: Any) -> Autoencoder:
 def _check_levels(settings: dict[str, Any]) -> None:
     """Raise WxlabError for levels that do not fit together."""
     widths, latent, head_dim = settings["widths"], settings["latent"], settings["head_dim"]
+    for name in ("widths", "layers", "blocks", "scales"):
+        if not isinstance(settings[name], (list, tuple)):
+            raise WxlabError(f"{name}={settings[name]!r} must be a list with one entry for each level")
+    kernels = [kernel for level in settings["scales"] for kernel in (level if isinstance(level, (list, tuple)) else ["none"])]
+    for name, values in (("widths", widths), ("layers", settings["layers"]), ("latent", [latent]), ("head_dim", [head_dim])):
+        if not all(is_whole(value) for value in values):
+            raise WxlabError(f"{name}={settings[name]!r} must be made of whole numbers of at least 1")
+    for name in ("out_shortcut", "in_shortcut"):
+        if not isinstance(settings[name], bool):
+            raise WxlabError(f"{name}={settings[name]!r} must be True or False")
     lengths = {name: len(settings[name]) for name in ("widths", "layers", "blocks", "scales")}
     if len(set(lengths.values())) > 1 or not widths:
         raise WxlabError(f"widths, layers, blocks and scales have {list(lengths.values())} entries; give one for each level")
@@ -226,13 +238,13 @@ def _check_levels(settings: dict[str, Any]) -> None:
             raise unknown("kind of block", kind, BLOCKS)
     if settings["activation"] not in ACTIVATIONS:
         raise unknown("activation", settings["activation"], ACTIVATIONS)
-    if min(settings["layers"]) < 1 or any(kernel % 2 == 0 or kernel < 1 for kernels in settings["scales"] for kernel in kernels):
-        raise WxlabError(f"layers={settings['layers']} must be at least 1, and the kernels in scales={settings['scales']} odd")
+    if not all(is_whole(kernel) and kernel % 2 for kernel in kernels):
+        raise WxlabError(f"scales={settings['scales']!r} must be a list of odd kernels for each level, which may be empty")
     for upper, lower in pairwise(widths):
         if lower % 4 or 4 * upper % lower:
             raise WxlabError(f"widths={list(widths)} do not halve: {lower} must divide by 4, and 4 x {upper} by {lower}")
-    if latent < 1 or widths[-1] % latent:
+    if widths[-1] % latent:
         raise WxlabError(f"latent={latent} must divide the deepest width, {widths[-1]}")
     small = [width for width, kind in zip(widths, settings["blocks"], strict=True) if kind == "evit" and width < head_dim]
-    if small or head_dim < 1:
-        raise WxlabError(f"head_dim={head_dim} is more than the width of an attention level, {min(small, default=0)}; take a smaller one")
+    if small:
+        raise WxlabError(f"head_dim={head_dim} is more than the width of an attention level, {min(small)}; take a smaller one")

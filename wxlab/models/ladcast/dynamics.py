@@ -72,8 +72,8 @@ class Dynamics(nn.Module):
         return (x[..., 2:, :] - x[..., :-2, :]) / self.rows
 
 
-def scales(normaliser: Normaliser | None, channels: tuple[str, ...]) -> Tensor:
-    """Physical units of one normalised unit of each channel, [C, 1, 1].
+def units(normaliser: Normaliser | None, channels: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+    """What normalised values become physical by, ``x scale + offset``: offset and scale, [C, 1, 1] each.
 
     Raises WxlabError where a channel that ``Dynamics`` reads has no such number.
     """
@@ -85,5 +85,6 @@ def scales(normaliser: Normaliser | None, channels: tuple[str, ...]) -> Tensor:
         read = split_channel(name)[0] in {"geopotential", *WINDS, *WINDS.values()}
         if read and not transform.linear:
             raise WxlabError(f"physics needs {name} normalised by an offset and a scale, not by {transform.kind!r}; prepare it so")
-        values.append(transform.scale)
-    return torch.tensor(values, dtype=torch.float32)[:, None, None]
+        values.append((transform.offset, transform.scale))
+    offset, scale = torch.tensor(values, dtype=torch.float32)[:, :, None, None].unbind(1)
+    return offset, scale

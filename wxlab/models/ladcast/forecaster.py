@@ -85,6 +85,8 @@ def sampling_steps(forecaster: LatentForecaster, initial: States, *, time: objec
     """
     from wxlab.rollout import forecast
 
+    if forecaster.transformer.config["churn"]:
+        raise WxlabError("a sampler with churn goes up and down among the noise levels; look at its steps with churn=0")
     seen: dict[float, Tensor] = {}  # normalised latents [1, T, L, h, w]
     watched = copy.copy(forecaster.transformer)
 
@@ -113,16 +115,16 @@ def sampling_steps(forecaster: LatentForecaster, initial: States, *, time: objec
     coords = {"sigma": list(seen), "prediction_timedelta": lead.values, "channel": list(names)}
     array = xr.DataArray(np.stack(steps), dims=(*coords, y, x), coords={**coords, y: made[y].values, x: made[x].values})
     result = unstack(array)
-    for name, field in result.data_vars.items():
-        field.attrs.update(made[name].attrs)
+    for name, field in made.data_vars.items():  # which knows units, and where nothing was learned
+        result[name] = result[name].where(field.isel(time=0, drop=True).notnull()).assign_attrs(field.attrs)
     return result
 
 
 def require_pair(autoencoder: Autoencoder, transformer: Ladcast) -> None:
     """Raise WxlabError unless a transformer was made for the latents of an autoencoder."""
-    for model, kind in ((autoencoder, Autoencoder), (transformer, Ladcast)):
+    for model, kind, named in ((autoencoder, Autoencoder, "an Autoencoder"), (transformer, Ladcast, "a Ladcast")):
         if not isinstance(model, kind):
-            raise WxlabError(f"a {type(model).__name__} was given where a {kind.__name__} belongs; give (autoencoder, transformer)")
+            raise WxlabError(f"a {type(model).__name__} was given where {named} belongs; give the models (autoencoder, transformer)")
     mine, theirs, grid = autoencoder.latent_channels, transformer.spec.channels, autoencoder.latent_grid
     if mine != theirs:
         raise WxlabError(f"the autoencoder has {len(mine)} latent channels, and the transformer has {len(theirs)}; give a pair that fits")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from torch import Tensor
 
-from wxlab.errors import WxlabError, unknown
+from wxlab.errors import WxlabError, is_number, is_whole, unknown
 from wxlab.models.base import Batch, Model, Spec
 from wxlab.models.baselines import require_sizes
 from wxlab.models.ladcast.rope import Position
@@ -136,11 +136,17 @@ def build(spec: Spec, **config: Any) -> Ladcast:
         raise unknown("start", settings["start"], STARTS)
     dim = settings["head_dim"]
     place = 2 * (7 * dim // 32)  # channels for the latitude, and as many for the longitude
-    axes = settings["axes"] = list(settings["axes"] or (dim - 2 * place, place, place))
-    if len(axes) != 3 or sum(axes) != dim or any(width < 0 or width % 2 for width in axes):
-        raise WxlabError(f"axes={axes} must be three even numbers of channels (time, latitude, longitude) that sum to head_dim={dim}")
-    if settings["mlp_ratio"] <= 0 or settings["theta"] <= 1 or settings["sigma_data"] <= 0:
-        raise WxlabError("mlp_ratio and sigma_data must be above 0, and theta above 1; leave them at 4, 0.5 and 256")
+    axes = settings["axes"] or (dim - 2 * place, place, place)
+    whole = isinstance(axes, (list, tuple)) and len(axes) == 3 and all(is_whole(width, 0) for width in axes)
+    if not whole or sum(axes) != dim or any(width % 2 for width in axes):
+        raise WxlabError(f"axes={axes!r} must be three even numbers of channels (time, latitude, longitude) that sum to head_dim={dim}")
+    settings["axes"] = list(axes)
+    for name, least in (("mlp_ratio", 0), ("sigma_data", 0), ("latitude_factor", 0), ("theta", 1)):
+        if not is_number(settings[name]) or settings[name] <= least:
+            raise WxlabError(f"{name}={settings[name]!r} must be a number above {least}; leave it at {SIZES[name]}")
+    for name in ("year", "changes"):
+        if not isinstance(settings[name], bool):
+            raise WxlabError(f"{name}={settings[name]!r} must be True or False")
     _check_sampling(settings)
     if spec.step != STEP:
         raise WxlabError(
@@ -159,7 +165,10 @@ def _check_sampling(settings: dict[str, Any]) -> None:
         if settings[name] not in allowed:
             raise unknown(name, settings[name], allowed)
     steps = settings["sampling_steps"]
-    if not isinstance(steps, int) or steps < 2:
+    if not is_whole(steps, 2):
         raise WxlabError(f"sampling_steps={steps!r} must be a whole number of at least 2")
-    if settings["churn"] < 0 or settings["initial_noise"] < 0:
-        raise WxlabError(f"churn={settings['churn']} and initial_noise={settings['initial_noise']} must be at least 0")
+    for name in ("churn", "initial_noise"):
+        if not is_number(settings[name]) or settings[name] < 0:
+            raise WxlabError(f"{name}={settings[name]!r} must be a number of at least 0")
+    if settings["churn"] and settings["sampler"] != "heun":
+        raise WxlabError(f"churn={settings['churn']} belongs to sampler='heun', and {settings['sampler']!r} has none; set churn=0")

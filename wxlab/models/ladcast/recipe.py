@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from wxlab import grids
-from wxlab.errors import WxlabError, unknown
+from wxlab.errors import WxlabError, is_number, unknown
 from wxlab.grids import Grid
 from wxlab.models.base import Averaging, Batch, Model, Recipe, per_sample_mse
 from wxlab.models.ladcast.autoencoder import Autoencoder
-from wxlab.models.ladcast.dynamics import Dynamics, scales
+from wxlab.models.ladcast.dynamics import Dynamics, units
 from wxlab.models.ladcast.network import Ladcast
 from wxlab.models.ladcast.statistics import SST
 from wxlab.nn.edm import TrainingNoise
@@ -55,8 +55,9 @@ class _Scheduled(Recipe):
 
     def __init__(self, lr: float, weight_decay: float, warmup: float, average_from: int) -> None:
         super().__init__()
-        if lr <= 0 or weight_decay < 0 or warmup < 0 or average_from < 0:
-            raise WxlabError(f"lr={lr} must be positive, and weight_decay, warmup and average_from at least 0")
+        for name, value in (("lr", lr), ("weight_decay", weight_decay), ("warmup", warmup), ("average_from", average_from)):
+            if not is_number(value) or value < 0 or (name == "lr" and value == 0):
+                raise WxlabError(f"{name}={value!r} must be a number {'above' if name == 'lr' else 'of at least'} 0")
         self.lr, self.weight_decay, self.warmup, self.average_from = lr, weight_decay, warmup, average_from
 
     def optimiser(self, model: Model) -> torch.optim.Optimizer:
@@ -113,12 +114,12 @@ class Reconstruction(_Scheduled):
                 raise unknown(name, value, get_args(allowed))
         super().__init__(lr if lr is not None else 1e-4 if stage == "all" else 1e-5, weight_decay, warmup, average_from)
         self.stage, self.rolls, self.unused_parameters = stage, rolls, stage == "decoder"
-        self.require_mask = [name for name in require_mask if name in model.spec.channels]
+        self.require_mask = _masked(require_mask, model.spec.channels)
         weights = cosine_weights(model.spec.grid) if latitude_weights else None
         self.register_buffer("weights", weights, persistent=False)
         set_detached_poles(model, detach_poles)
-        if physics < 0 or (physics and rolls == "both"):
-            raise WxlabError(f"physics={physics} must be at least 0, and above it rolls='both' makes no sense; set rolls='longitude'")
+        if not is_number(physics) or physics < 0 or (physics and rolls == "both"):
+            raise WxlabError(f"physics={physics!r} must be at least 0, and above it rolls='both' makes no sense; set rolls='longitude'")
         self.physics = physics
         self.dynamics = Dynamics(model.spec.channels, model.spec.grid) if physics else None
 
@@ -155,12 +156,12 @@ class Reconstruction(_Scheduled):
         return loss, logs
 
     def _motion(self, model: Autoencoder, out: Tensor, x: Tensor) -> Tensor:
-        """Relative L2 of the derived fields, weighted by area: out, x [B, C + S, H, W] -> scalar."""
+        """Relative L2 of the derived fields, squares weighted by area: out, x [B, C + S, H, W] -> scalar."""
         assert self.dynamics is not None
         channels = model.spec.channels
-        units = scales(model.normaliser, channels).to(x)
-        found, true = (self.dynamics(fields[:, : len(channels)] * units) for fields in (out, x))
-        return relative_l2(found, true, self.dynamics.cosine[1:-1])
+        offset, scale = (values.to(x) for values in units(model.normaliser, channels))
+        found, true = (self.dynamics(fields[:, : len(channels)] * scale + offset) for fields in (out, x))
+        return relative_l2(found, true, self.dynamics.cosine[1:-1].sqrt())
 
     def _check(self, batch: Batch) -> None:
         if self.require_mask and batch.mask is None:
@@ -181,6 +182,16 @@ class Reconstruction(_Scheduled):
         """Squared error of the reconstruction of the state that is read."""
         observed = batch.mask[:, batch.history.shape[1] - 1] if batch.mask is not None else None
         return per_sample_mse(model.predict(batch)[:, 0, 0], batch.history[:, -1], observed)
+
+
+def _masked(names: list[str] | tuple[str, ...], channels: tuple[str, ...]) -> list[str]:
+    """The channels that must come with a mask; sea surface temperature may be named where there is none."""
+    if not isinstance(names, (list, tuple)):
+        raise WxlabError(f"require_mask={names!r} must be a list of channels, [] for none")
+    for name in names:
+        if name != SST and name not in channels:
+            raise unknown("channel in require_mask", name, channels)
+    return [name for name in names if name in channels]
 
 
 class Denoising(_Scheduled):
@@ -205,6 +216,8 @@ class Denoising(_Scheduled):
         average_from: int = 1000,
     ) -> None:
         super().__init__(lr, weight_decay, warmup, average_from)
+        if not (is_number(mean) and is_number(std) and std >= 0):
+            raise WxlabError(f"mean={mean!r} and std={std!r} of the logarithm of the noise must be numbers, and std at least 0")
         self.noise = TrainingNoise(mean, std)
         weights = cosine_weights(model.spec.grid) if latitude_weights else None
         self.register_buffer("weights", weights, persistent=False)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from wxlab.channels import split_channel
-from wxlab.errors import WxlabError, unknown
+from wxlab.errors import WxlabError, is_number, unknown
 from wxlab.grids import Grid
 from wxlab.normaliser import Normaliser, Policy, Transform
 
@@ -82,13 +82,13 @@ def _transform(values: Mapping[str, Any], name: str) -> Transform:
         raise unknown("channel of the statistics", name, values)
     numbers = []
     for kind in ("mean", "std"):
-        found = values[variable].get(kind)
+        found = values[variable].get(kind) if isinstance(values[variable], Mapping) else None
         if level is not None:
             if not isinstance(found, Mapping) or str(level) not in found:
                 levels = ", ".join(found) if isinstance(found, Mapping) else "none"
                 raise WxlabError(f"the statistics have no {kind} of {variable!r} at {level} hPa (levels: {levels}); give others")
             found = found[str(level)]
-        if not isinstance(found, (int, float)):
+        if not is_number(found):
             raise WxlabError(f"the {kind} of {name!r} in the statistics is {found!r}; a number is needed")
         numbers.append(float(found))
     return Transform("zscore", numbers[0], numbers[1])
@@ -101,7 +101,8 @@ def latent_statistics(source: str | os.PathLike[str] | Mapping[str, Any], channe
     Raises WxlabError when the statistics are those of another number of channels.
     """
     values = _read_json(source)
-    means, stds = (column if isinstance(column := values.get(kind), (list, tuple)) else [] for kind in ("mean", "std"))
+    columns = [column if isinstance(column := values.get(kind), (list, tuple)) else [] for kind in ("mean", "std")]
+    means, stds = ([number for number in column if is_number(number)] for column in columns)
     if len(means) != len(channels) or len(stds) != len(channels):
         raise WxlabError(
             f"the latent statistics hold {len(means)} means and {len(stds)} standard deviations, and the model has {len(channels)} "
@@ -126,6 +127,8 @@ def evaluation_times(year: int = 2018, per_month: int = 10) -> np.ndarray:
 def _read_json(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(source, Mapping):
         return dict(source)
+    if not isinstance(source, (str, os.PathLike)):
+        raise WxlabError(f"the statistics are a {type(source).__name__}; give the path of the authors' JSON, or what is in it as a dict")
     path = Path(source)
     try:
         text = path.read_text().strip()

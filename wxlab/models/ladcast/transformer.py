@@ -242,7 +242,7 @@ def begin_near(network: nn.Module) -> None:
 
 
 class LatentTransformer(nn.Module):
-    """The network F itself; ``config`` as in ``wxlab.models.ladcast.forecaster.Ladcast``."""
+    """The network F itself; ``config`` as in ``wxlab.models.ladcast.network.Ladcast``."""
 
     def __init__(self, spec: Spec, config: dict[str, Any]) -> None:
         super().__init__()
@@ -274,7 +274,9 @@ class LatentTransformer(nn.Module):
     def tokens(self, x: Tensor) -> Tensor:
         """x [B, C, T, h, w] -> patches [B, N, C pt p p], in the order (T, h, w)."""
         p, pt = self.patch, self.patch_time
-        _, _, frames, rows, columns = x.shape
+        _, channels, frames, rows, columns = x.shape
+        if channels != self.channels:
+            raise WxlabError(f"the latents have {channels} channels, and this network reads {self.channels}; give those of its autoencoder")
         if frames % pt or rows % p or columns % p:
             raise WxlabError(f"{frames} frames of {rows}x{columns} latent cells do not divide into patches of {pt} x {p} x {p}")
         cut = x.unflatten(4, (-1, p)).unflatten(3, (-1, p)).unflatten(2, (-1, pt))  # [B, C, t, pt, y, p, x, p]
