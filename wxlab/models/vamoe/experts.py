@@ -34,6 +34,7 @@ class VariableExperts(nn.Module):
     ``y = SwiGLU_shared(x) + sum_i SwiGLU_i(gain x_j a)``,  ``out = W_b SiLU(W_a LN(y) + b_a) + b_b``.
     z is the encoded index of the experts' variables; the gate's weights serve all experts. There is no routing of tokens and no noise.
     Differs from the paper: the softmax follows the choice of channels, the gate is shared, experts are added and a network follows.
+    Experts are run one after the other: their products stacked take no less time (``benchmarks/vamoe.py``) and more memory.
     """
 
     def __init__(self, width: int, experts: int, chosen: int, gain: float) -> None:
