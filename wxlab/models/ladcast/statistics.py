@@ -88,7 +88,7 @@ def _transform(values: Mapping[str, Any], name: str) -> Transform:
                 levels = ", ".join(found) if isinstance(found, Mapping) else "none"
                 raise WxlabError(f"the statistics have no {kind} of {variable!r} at {level} hPa (levels: {levels}); give others")
             found = found[str(level)]
-        if not is_number(found):
+        if not isinstance(found, (int, float)) or not is_number(found):
             raise WxlabError(f"the {kind} of {name!r} in the statistics is {found!r}; a number is needed")
         numbers.append(float(found))
     return Transform("zscore", numbers[0], numbers[1])
