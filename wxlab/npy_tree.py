@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -105,9 +106,10 @@ def _names(dataset: xr.Dataset, channels: Sequence[str], names: Mapping[str, str
                 f"{channel} lies at {level} hPa, and the statistics have the levels {', '.join(map(str, LEVELS))}; leave it out"
             )
         found[channel] = known.get(variable, variable), level
-    wrong = [name for name, _ in found.values() if not name or "/" in name]
+    wrong = [name for name, _ in found.values() if not name or "/" in name or re.search(r"-[\d.]+$", name)]
     if wrong or len(set(found.values())) < len(found):
-        raise WxlabError(f"names in the tree must differ and hold no slash; {wrong or sorted(name for name, _ in found.values())} do not")
+        faulty = wrong or sorted(name for name, _ in found.values())
+        raise WxlabError(f"names in the tree must differ, hold no slash and not end like a level (-500); {faulty} do not")
     return found
 
 
