@@ -10,7 +10,8 @@ import xarray as xr
 
 from wxlab.errors import WxlabError
 from wxlab.grids import Grid, area_weights
-from wxlab.plots import explore_ensemble, plot_zonal
+from wxlab.nn.edm import Preconditioning, TrainingNoise, karras_sigmas
+from wxlab.plots import explore_ensemble, plot_noise, plot_zonal
 from wxlab.plots.ensemble import EnsembleView, zonal_power
 from wxlab.plots.widget import Explorer
 
@@ -60,6 +61,17 @@ def test_spectra_stand_beside_those_of_the_truth(pair: tuple[xr.Dataset, xr.Data
     np.testing.assert_allclose(upper.lines[0].get_ydata(), wave)
     np.testing.assert_allclose(lower.lines[0].get_ydata(), 0.25)
     assert upper.lines[0].get_color() == "#000000" and lower.get_xlabel() == "Zonal wavenumber"
+
+
+def test_noise_levels_are_drawn_where_they_are_trained_and_sampled() -> None:
+    factors, often = plot_noise(Preconditioning(0.5), TrainingNoise(0.3, 1.0), sampling_steps=8).axes
+    lines = {str(line.get_label()): line for line in factors.lines}
+    sigma, skip, out = (np.asarray(data) for data in (*lines["$c_{skip}$"].get_data(), lines["$c_{out}$"].get_ydata()))
+    np.testing.assert_allclose(skip, 0.25 / (sigma**2 + 0.25), rtol=1e-6)
+    np.testing.assert_allclose(out**2, sigma**2 * skip, rtol=1e-6)
+    x, density = often.collections[0].get_paths()[0].vertices.T
+    assert x[density.argmax()] == pytest.approx(np.exp(0.3), rel=0.05) and density.max() == pytest.approx(1 / np.sqrt(2 * np.pi), rel=0.01)
+    np.testing.assert_allclose(often.lines[0].get_xdata(), karras_sigmas(8)[:-1])
 
 
 def test_the_picture_shows_the_choice(pair: tuple[xr.Dataset, xr.Dataset]) -> None:

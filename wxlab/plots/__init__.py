@@ -13,6 +13,7 @@ from wxlab.plots.holo import holo_comparison
 from wxlab.plots.losses import LiveLoss, plot_losses
 from wxlab.plots.maps import plot_comparison, plot_map, plot_maps
 from wxlab.plots.mesh import explore_blocks, plot_mesh
+from wxlab.plots.noise import plot_noise
 from wxlab.plots.nowcast import (
     plot_exceedance,
     plot_frames,
@@ -53,6 +54,7 @@ __all__ = [
     "plot_map",
     "plot_maps",
     "plot_mesh",
+    "plot_noise",
     "plot_normalised",
     "plot_overlap",
     "plot_performance",
