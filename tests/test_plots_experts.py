@@ -102,7 +102,11 @@ def test_the_widget_adds_what_is_chosen(model: VAMoE) -> None:
 def test_explorer_offers_what_is_new(model: VAMoE) -> None:
     figure = plots.explore_extension(model)
     assert any("specific humidity" in label.get_text() for label in figure.axes[0].get_yticklabels())
+    surface = create_model("vamoe", "tiny", channels=(T2M,))
+    assert isinstance(surface, VAMoE) and plots.explore_extension(surface).axes
     with pytest.raises(WxlabError, match="the model has all of the candidates already; name others"):
         plots.explore_extension(model, ["geopotential", "temperature"])
     with pytest.raises(WxlabError, match="vit cannot be extended; give a VA-MoE"):
         extension_figure(create_model("vit", "tiny"), [T2M])
+    with pytest.raises(WxlabError, match="vit cannot be extended; give a VA-MoE"):
+        plots.explore_extension(create_model("vit", "tiny"))

@@ -23,13 +23,18 @@ CANDIDATES = (
 def explore_extension(model: VAMoE, candidates: Sequence[str] | None = None) -> Any:
     """Add variables and see which tensors are new, carried over, frozen: in a notebook a widget, elsewhere its first view.
 
-    model: a VA-MoE, which is left as it is.  candidates: variables to choose from; None: common ones that the model lacks.
+    model: a VA-MoE, which is left as it is.  candidates: variables to choose from; None: common ones that the model lacks. Those on
+    levels come at the model's levels, and not at all where it has none.
     Returns a widget in Jupyter (headless runs keep its first view as a picture), else the Figure.
     Raises WxlabError for a model without experts of variables, and when no candidate is new.
     """
-    from wxlab.channels import belongs
+    from wxlab.channels import LEVEL_VARIABLES, belongs, split_channel
+    from wxlab.models.vamoe.network import require_vamoe
 
+    model = require_vamoe(model, "cannot be extended")
     names = [name for name in candidates or CANDIDATES if not any(belongs(channel, name) for channel in model.spec.channels)]
+    if not any(split_channel(channel)[1] for channel in model.spec.channels):  # nothing says at which levels
+        names = [name for name in names if name not in LEVEL_VARIABLES]
     if not names:
         raise WxlabError("the model has all of the candidates already; name others")
     if not in_notebook():
