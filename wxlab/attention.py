@@ -49,12 +49,12 @@ def capture(model: Model, batch: Batch, *, seed: int = 0) -> xr.Dataset:
     """
     taps = {name: module for name, module in model.named_modules() if isinstance(module, AttentionTap)}
     if not taps:
-        raise WxlabError(f"{_name(model)} has no attention to capture; choose a model with attention, such as met2net")
-    with _recording(taps) as readings, _evaluating(model), torch.no_grad():
-        model.predict(_on_device_of(model, batch), members=1, generator=_streams(model, batch, seed))
+        raise WxlabError(f"{model_name(model)} has no attention to capture; choose a model with attention, such as met2net")
+    with _recording(taps) as readings, evaluating(model), torch.no_grad():
+        model.predict(on_device_of(model, batch), members=1, generator=streams_for(model, batch, seed))
     kinds = _by_kind(taps, readings)
     if not kinds:
-        raise WxlabError(f"{_name(model)} made its prediction without passing through its attention; nothing was captured")
+        raise WxlabError(f"{model_name(model)} made its prediction without passing through its attention; nothing was captured")
     return _dataset(model, batch, kinds)
 
 
@@ -74,7 +74,7 @@ def average(weights: xr.Dataset, over: str | Iterable[str] = ("layer", "head")) 
     return weights.mean(names, keep_attrs=True)
 
 
-def _name(model: Model) -> str:
+def model_name(model: Model) -> str:
     return model.name or type(model).__name__
 
 
@@ -98,7 +98,7 @@ def _recording(taps: dict[str, AttentionTap]) -> Iterator[list[_Reading]]:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode inside; every module's own mode afterwards."""
     training = [module for module in model.modules() if module.training]
     model.eval()
@@ -109,12 +109,12 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _on_device_of(model: Model, batch: Batch) -> Batch:
+def on_device_of(model: Model, batch: Batch) -> Batch:
     parameter = next(model.parameters(), None)
     return batch if parameter is None else batch.to(parameter.device, parameter.dtype)
 
 
-def _streams(model: Model, batch: Batch, seed: int) -> Any:
+def streams_for(model: Model, batch: Batch, seed: int) -> Any:
     if model.spec.stochastic == "none":
         return None
     from wxlab.rollout import Streams
@@ -164,11 +164,11 @@ def _labels(model: Model, axis: str, length: int) -> Sequence[str] | np.ndarray:
     """Names along an axis: the model's own labels, variables for target and source, else numbers."""
     own = getattr(model, "attention_labels", {}).get(axis)
     if own is None and axis in ("target", "source"):
-        own = _variables(model)
+        own = variables_of(model)
     return list(own) if own is not None and len(own) == length else np.arange(length)
 
 
-def _variables(model: Model) -> list[str]:
+def variables_of(model: Model) -> list[str]:
     """Names of the model's variables: channels, or groups of channels joined by '+'."""
     channels = iter(model.spec.channels)
     groups: Sequence[int] = getattr(model, "groups", None) or [1] * len(model.spec.channels)
