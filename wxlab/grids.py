@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal, TypeVar, cast, overload
 
 import numpy as np
@@ -176,6 +176,35 @@ def _cells_of(size: float, asked: GridLike, source: Grid) -> Grid:
             raise WxlabError(f"grid {asked!r} gives {count} cells across {abs(edges[-1] - edges[0]):g} m; give a smaller length")
         axes.append(tuple(edges[0] + np.sign(edges[-1] - edges[0]) * size * (np.arange(count) + 0.5)))
     return Grid(axes[0], axes[1], "xy")
+
+
+@lru_cache(maxsize=32)
+def order_on(given: Grid, wanted: Grid) -> tuple[np.ndarray, np.ndarray] | None:
+    """Where the rows and columns of ``wanted`` are in ``given``, or None where the two are not the same points.
+
+    Rows may run to the north or to the south, and columns start anywhere: -180 and 180 degrees are one place.
+    """
+    if given.kind != wanted.kind or given.shape != wanted.shape:
+        return None
+    found = []
+    for have, want, turn in ((given.y, wanted.y, None), (given.x, wanted.x, 360.0 if given.kind == "latlon" else None)):
+        distance = np.asarray(have)[None, :] - np.asarray(want)[:, None]
+        distance = np.abs(distance if turn is None else (distance + turn / 2) % turn - turn / 2)
+        nearest = distance.argmin(1)
+        if (distance.min(1) > 1e-3 + 1e-5 * np.abs(want)).any() or len(set(nearest)) < len(nearest):
+            return None
+        found.append(nearest)
+    return found[0], found[1]
+
+
+def turned(values: np.ndarray, given: Grid, wanted: Grid) -> np.ndarray:
+    """Fields [..., H, W] on ``given`` in the order of ``wanted``, which has the same points."""
+    places = order_on(given, wanted)
+    if places is None:
+        raise WxlabError(f"fields on {_extent(given)} do not lie on the points of {_extent(wanted)}; regrid them first")
+    if all(np.array_equal(order, np.arange(len(order))) for order in places):
+        return values
+    return np.ascontiguousarray(values[..., places[0][:, None], places[1]])
 
 
 def grid_of(fields: xr.Dataset | xr.DataArray) -> Grid:

@@ -24,7 +24,7 @@ from wxlab.channels import locate_channel, split_channel, stack, unstack
 from wxlab.errors import WxlabError, unknown
 from wxlab.files import atomic_dir
 from wxlab.forcings import seconds
-from wxlab.grids import grid_of
+from wxlab.grids import Grid, grid_of, order_on, turned
 from wxlab.models.base import Batch, Model
 from wxlab.preparation.blocks import read_values
 from wxlab.splits import parse_time, regular_step, span_text, time_text
@@ -58,6 +58,8 @@ def forecast(
     in one call, which changes the speed and the memory, not the random numbers.  device: of the network, ``cpu``, ``cuda`` or
     ``auto``; None leaves it where it is.
 
+    States on the model's points in another order, from the north or from -180 degrees on, are read as what they are; the forecast has
+    the order of the states.
     Missing values of the initial states are treated as in training: refused, filled, or (policy ``mask``) read as 0 of the normalised
     values. Where a masked channel is missing in all states that were read, as sea surface temperature on land, nothing was learned:
     there the model goes on reading 0, and the forecast is missing.
@@ -184,7 +186,7 @@ def _states(model: Model, initial: States) -> xr.Dataset:
     """The initial states as a Dataset that has the channels, static fields and grid of the model."""
     states = _in_order(initial)
     given, needed = grid_of(states), model.spec.grid
-    if given.shape != needed.shape or not np.allclose([*given.y, *given.x], [*needed.y, *needed.x], atol=1e-3):
+    if order_on(given, needed) is None:
         text = [f"{grid.shape[0]}x{grid.shape[1]} from {grid.y[0]:g}, {grid.x[0]:g}" for grid in (given, needed)]
         raise WxlabError(f"the initial states lie on another grid ({text[0]}) than the model ({text[1]}); regrid or crop them first")
     for kind, names, leading in (("channels", model.spec.channels, {"time"}), ("static fields", model.spec.static, set())):
@@ -263,9 +265,10 @@ def _leads(model: Model, first: int, stop: int) -> np.ndarray:
 def _pieces(request: Request, states: xr.Dataset, starts: np.ndarray) -> Iterator[Piece]:
     """Forecasts of a few initial times, members and lead times each, so that no more is ever in memory."""
     spec, normaliser = request.model.spec, request.normaliser
-    static = None
+    given, static = grid_of(states), None
     if spec.static:
-        static = torch.from_numpy(normaliser.normalise(np.array(stack(states, spec.static).values, np.float32), spec.static))
+        fields = np.array(turned(stack(states, spec.static).values, given, spec.grid), np.float32)
+        static = torch.from_numpy(normaliser.normalise(fields, spec.static))
     size, share = max(1, request.batch_size // request.members), min(request.batch_size, request.members)
     levels = max(1, len({level for _, level in map(split_channel, spec.channels) if level is not None}))
     length = max(1, CHUNK_BYTES // (4 * min(size, len(starts)) * share * levels * spec.grid.shape[0] * spec.grid.shape[1]))
@@ -285,7 +288,8 @@ def _pieces(request: Request, states: xr.Dataset, starts: np.ndarray) -> Iterato
                     values.masked_fill_(unseen[:, None, None], torch.nan)
                 axes: dict[str, Any] = {"time": here, "number": list(numbers), LEAD: _leads(request.model, lead, stop)}
                 place = {dim: slice(i, i + len(axes[dim])) for dim, i in (("time", first), ("number", m), (LEAD, lead))}
-                yield place, _described(_as_dataset(request, values.numpy(), axes), states, request)
+                made = turned(values.numpy(), spec.grid, given)
+                yield place, _described(_as_dataset(request, made, axes, given), states, request)
 
 
 def _past(request: Request, states: xr.Dataset, starts: np.ndarray) -> tuple[dict[int, Tensor], dict[int, Tensor] | None]:
@@ -296,7 +300,7 @@ def _past(request: Request, states: xr.Dataset, starts: np.ndarray) -> tuple[dic
     unique, inverse = np.unique(wanted, return_inverse=True)
     chosen = states.isel(time=np.searchsorted(seconds(states["time"].values), unique))
     read = np.asarray(read_values(stack(chosen, spec.channels)), np.float32)
-    values = torch.from_numpy(read[inverse.reshape(wanted.shape)])
+    values = torch.from_numpy(turned(read[inverse.reshape(wanted.shape)], grid_of(states), spec.grid))
     mask = normaliser.mask(values, spec.channels)
     past = dict(zip(offsets.tolist(), normaliser.normalise(values, spec.channels, wanted).unbind(1), strict=True))
     return past, None if mask is None or mask.all() else dict(zip(past, mask.unbind(1), strict=True))
@@ -392,11 +396,10 @@ def _forcing(model: Model, time: Tensor, device: torch.device) -> Tensor | None:
     return values[inverse].to(device)
 
 
-def _as_dataset(request: Request, values: np.ndarray, places: dict[str, Any]) -> xr.Dataset:
+def _as_dataset(request: Request, values: np.ndarray, places: dict[str, Any], grid: Grid) -> xr.Dataset:
     """Frames [B, M, leads, C, H, W] in physical units as a forecast Dataset; ``places``: coordinates of the first three."""
-    spec = request.model.spec
-    y, x = spec.grid.dims
-    coords = {**places, "channel": list(spec.channels), y: list(spec.grid.y), x: list(spec.grid.x)}
+    y, x = grid.dims
+    coords = {**places, "channel": list(request.model.spec.channels), y: list(grid.y), x: list(grid.x)}
     array = xr.DataArray(values, dims=tuple(coords), coords=coords)
     return unstack(array if request.members > 1 else array.isel(number=0, drop=True))
 
