@@ -245,6 +245,15 @@ def test_axes_of_u_and_v_in_other_orders() -> None:
     xr.testing.assert_allclose(spectra.kinetic_energy(u, v.transpose("longitude", "time", "latitude")), expected)
 
 
+def test_columns_from_east_to_west() -> None:
+    """Rotation stays rotation: the same wind, its columns in the other order."""
+    grid = GRIDS["offset"]
+    u, v = (field(each, grid) for each in winds({(3, 2): 3e6 + 1e6j, (1, 0): 1e6}, {(4, 3): 5e5j}, grid))
+    turned = [each.isel(longitude=slice(None, None, -1)) for each in (u, v)]
+    np.testing.assert_allclose(spectra.kinetic_energy(*turned), spectra.kinetic_energy(u, v), atol=1e-12)
+    np.testing.assert_allclose(spectra.power(turned[0]), spectra.power(u), atol=1e-12)
+
+
 # ---- circles ----------------------------------------------------------------------------------------------------------------------
 
 
@@ -264,6 +273,14 @@ def test_zonal_energy_as_in_weatherbench() -> None:
     assert np.isinf(energy["wavelength"].sel(zonal_wavenumber=0)).all()
     assert energy.dims == ("latitude", "zonal_wavenumber") and energy.attrs["units"] == "m2 s-2 m"
     np.testing.assert_array_equal(energy["latitude"], grid.y)
+
+
+def test_circles_of_some_latitudes_are_those_of_all() -> None:
+    grid = GRIDS["offset"]
+    values = field(np.random.default_rng(0).normal(size=grid.shape), grid)
+    some = values.isel(latitude=slice(11, 16))
+    xr.testing.assert_allclose(spectra.zonal(some), spectra.zonal(values).isel(latitude=slice(11, 16)))
+    xr.testing.assert_allclose(spectra.zonal(some[:1]), spectra.zonal(values).isel(latitude=[11]))
 
 
 def test_poles_are_no_circles() -> None:
@@ -323,6 +340,10 @@ FAULTS: dict[str, tuple[Callable[[], object], str]] = {
     "other grids": (
         lambda: spectra.kinetic_energy(*(field(np.zeros(grid.shape), grid) for grid in (GRIDS["poles"], GRIDS["offset"]))),
         "u and v lie on different grids",
+    ),
+    "other times": (
+        lambda: spectra.kinetic_energy(*(field(np.zeros((1, 21, 40)), GRIDS["poles"]).assign_coords(time=[t]) for t in (1, 2))),
+        "or are of different times",
     ),
     "other degrees": (lambda: spectra.ratio(_power(21), _power(19)), "different wavenumbers or degrees"),
     "degrees of nothing": (lambda: spectra.band_errors(_power(), _power(), {"far": (50, 60)}), "'far' from 50 to 60 holds nothing"),

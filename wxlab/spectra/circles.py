@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 
 from wxlab.readers.units import power as power_of_unit
-from wxlab.spectra.sphere import EARTH_RADIUS, on_sphere, spectrum_of
+from wxlab.spectra.sphere import EARTH_RADIUS, on_circles, spectrum_of
 
 
 def zonal(field: xr.DataArray) -> xr.DataArray:
@@ -15,13 +15,13 @@ def zonal(field: xr.DataArray) -> xr.DataArray:
     With C the length of the circle and F(k) = (1/W) Σ f exp(−2πi k j/W): S(0) = C |F(0)|², S(k) = 2 C |F(k)|² for k > 0, so that
     Σ S(k) = ∫ f² dl round the circle (with an even number of columns, the wave of two columns counts twice).
 
-    field: [..., latitude, longitude], evenly spaced columns all round.
+    field: [..., latitude, longitude], evenly spaced columns all round; any latitudes.
     Returns [..., latitude, zonal_wavenumber] in the square of the field's unit times metres, with the coordinates frequency (cycles per
     metre) and wavelength (metres) [latitude, zonal_wavenumber]. A circle with a missing point has no spectrum: NaN.
     Raises WxlabError for a field that does not go round the globe.
     Reference: Rasp et al. 2024, doi:10.1029/2023MS004019; WeatherBench 2, ``ZonalEnergySpectrum``.
     """
-    values, _ = on_sphere(field)
+    values, _ = on_circles(field)
     columns = values.shape[-1]
     length = 2 * np.pi * EARTH_RADIUS * np.cos(np.deg2rad(field["latitude"].values.astype(np.float64)))[:, None]  # [H, 1]
     power = np.abs(np.fft.rfft(values, norm="forward")) ** 2

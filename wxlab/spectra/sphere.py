@@ -39,12 +39,14 @@ def kinetic_energy(u: xr.DataArray, v: xr.DataArray) -> xr.DataArray:
 
     u, v: eastward and northward wind [..., latitude, longitude], the whole globe.
     Returns [..., part, degree] in the square of the wind's unit, part ``rotational`` and ``divergent`` (their sum is the kinetic
-    energy), degrees 0 ... L as in ``power``.  Raises WxlabError for winds that are not on the whole globe, or on different grids.
+    energy), degrees 0 ... L as in ``power``.
+    Raises WxlabError for winds that are not on the whole globe, or of different grids, times, levels or members.
     References: Lambert 1984, doi:10.1080/07055900.1984.9649206; Augier and Lindborg 2013, doi:10.1175/JAS-D-12-0281.1.
     """
     (east, grid), (_, other) = on_sphere(u), on_sphere(v)
-    if grid != other or dict(u.sizes) != dict(v.sizes):
-        raise WxlabError("u and v lie on different grids or have different dimensions; give both components of one wind")
+    places = set(u.dims) & set(u.coords) & set(v.coords)
+    if grid != other or dict(u.sizes) != dict(v.sizes) or not all(np.array_equal(u[dim], v[dim]) for dim in places):
+        raise WxlabError("u and v lie on different grids or are of different times, levels or members; give both components of one wind")
     north, _ = on_sphere(v.transpose(*u.dims))
     parts = [degree_sums(each) / 2 for each in wind_coefficients(east, north, grid)]
     units = power_of_unit(u.attrs["units"], 2) if "units" in u.attrs else None
@@ -53,16 +55,25 @@ def kinetic_energy(u: xr.DataArray, v: xr.DataArray) -> xr.DataArray:
 
 
 def on_sphere(field: xr.DataArray) -> tuple[Array, Grid]:
-    """Values [..., H, W] of a field on the whole globe, and its grid. Raises WxlabError for others."""
+    """Values [..., H, W] of a field on the whole globe, columns from west to east, and its grid. Raises WxlabError for others."""
+    values, grid = on_circles(field)
+    if len(grid.y) < 3 or not is_global(grid):
+        raise WxlabError("the latitudes do not reach from pole to pole; a spectrum on the globe needs all of them")
+    return values, grid
+
+
+def on_circles(field: xr.DataArray) -> tuple[Array, Grid]:
+    """Values [..., H, W] of a field on whole circles of latitude, columns from west to east, and its grid. Raises WxlabError for others."""
     if not isinstance(field, xr.DataArray) or not {"latitude", "longitude"} <= set(field.dims):
         given = f"the dimensions {', '.join(map(str, field.dims))}" if isinstance(field, xr.DataArray) else f"a {type(field).__name__}"
         raise WxlabError(f"a spectrum on the globe needs a DataArray with the dimensions latitude and longitude, and was given {given}")
     grid = grid_of(field)
     if len(grid.x) < 4 or not is_periodic(grid):
         raise WxlabError("the longitudes do not go round the globe in even steps; give the whole globe on an even grid")
-    if len(grid.y) < 3 or not is_global(grid):
-        raise WxlabError("the latitudes do not reach from pole to pole; a spectrum on the globe needs all of them")
-    return field.transpose(..., "latitude", "longitude").values.astype(np.float64), grid
+    values = field.transpose(..., "latitude", "longitude").values.astype(np.float64)
+    if grid.x[0] < grid.x[-1]:
+        return values, grid
+    return values[..., ::-1], Grid(grid.y, grid.x[::-1])  # the other way round, rotation and divergence would change places
 
 
 def spectrum_of(field: xr.DataArray, values: np.ndarray, dims: tuple[str, ...], units: str | None) -> xr.DataArray:
