@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +106,13 @@ def test_local_attention_stays_in_its_window() -> None:
     torch.testing.assert_close(attention.local_attention(q, k, v, 24), masked(q, k, v, inside), **CLOSE)
 
 
+@pytest.mark.parametrize(("sizes", "message"), [({"window": 36}, "windows of 36"), ({"block": 0}, "blocks of 0")], ids=str)
+def test_tokens_that_leave_a_rest_are_one_sentence(sizes: dict[str, int], message: str) -> None:
+    q, k, v = qkv()
+    with pytest.raises(WxlabError, match=rf"96 tokens do not divide into {message}; give \w+= a divisor of their number"):
+        attention.block_sparse_attention(q, k, v, torch.rand(2, 96, 4, 3), **{"window": 24, "block": 8, "count": 2, **sizes})
+
+
 @pytest.mark.parametrize("heads", ["official", "natural"])
 def test_scores_of_blocks(heads: Any) -> None:
     """Key head c averages query heads c, c + K, ... as published, or its own group."""
@@ -165,6 +176,37 @@ def test_transposed_lists_of_triton() -> None:
                 flat = (b * 2 + c) * 12 + j
                 found = reader[first[flat] : first[flat + 1]].tolist()
                 assert found == [i for i in range(12) if j in chosen[b, c, i].tolist()]
+
+
+INTERPRETED = """
+import torch
+from wxlab.models.mosaic.attention import attend_selected
+from wxlab.models.mosaic.attention_triton import _Kernels
+
+generator = torch.Generator().manual_seed(0)
+# blocks of one tile, blocks of two, half precision
+for batch, heads, kinds, tokens, block, count, dtype, error in (
+    (2, 4, 2, 48, 16, 2, torch.float32, 2e-6), (1, 2, 1, 192, 64, 2, torch.float32, 2e-6), (1, 2, 1, 48, 16, 2, torch.float16, 2e-3),
+):
+    shapes = [(batch, h, tokens, 16) for h in (heads, kinds, kinds)]
+    qkv = [torch.randn(shape, generator=generator).to(dtype).requires_grad_() for shape in shapes]
+    chosen = torch.rand(batch, kinds, tokens // block, tokens // block, generator=generator).topk(count).indices
+    above = torch.randn(shapes[0], generator=generator).to(dtype)
+    results = []
+    for out in (_Kernels.apply(*qkv, chosen, block), attend_selected(*qkv, chosen, block, "gather")):
+        results.append([out, *torch.autograd.grad(out, qkv, above)])
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, atol=error, rtol=0)
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed: its interpreter cannot run the kernels")
+def test_triton_kernels_in_the_interpreter() -> None:
+    """Forward and all gradients, without a GPU."""
+    run = subprocess.run(
+        [sys.executable, "-c", INTERPRETED], env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU: the engines flex (compiled) and triton cannot run")
@@ -601,6 +643,8 @@ OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"noise_dim": -1}, r"noise_dim=-1 must be a whole number of at least 0"),
     ({"neighbours": 0}, r"neighbours=0 must be a whole number of at least 1"),
     ({"mlp_ratio": 0.01}, r"mlp_ratio=0\.01 leaves no hidden unit"),
+    ({"mlp_ratio": "4"}, r"mlp_ratio='4' leaves no hidden unit; give a ratio such as 4"),
+    ({"compress_first": "no"}, r"compress_first='no' must be True or False"),
     ({"sparse_every": 0.5}, r"sparse_every=0\.5 must be a whole number"),
     ({"attention": "sparse"}, r"unknown attention 'sparse'.*block_sparse"),
     ({"order": "random"}, r"unknown order 'random' \(allowed: nested, shuffled\)"),
@@ -622,6 +666,8 @@ def test_sizes_that_do_not_fit_are_one_sentence(options: dict[str, Any], message
 CALLS: list[tuple[dict[str, Any], str]] = [
     ({"history": torch.zeros(1, 1, 3, 9, 16)}, r"history of shape \[1, 1, 3, 9, 16\]; it reads \[batch, 2, 3, 9, 16\]: 2 states every 6 h"),
     ({"history": torch.zeros(1, 2, 3, 16, 9)}, r"history of shape \[1, 2, 3, 16, 9\]; .* 3 channels, rows, columns"),
+    ({"day_year": torch.zeros(1)}, r"clock of shape \[1\]; it reads the share of day and year of each sample"),
+    ({"noise": torch.zeros(1, 2, 1, 8)}, r"noise of shape \[1, 2, 1, 8\]; it reads \[batch, numbers\] or \[batch, members, numbers\]"),
     ({"noise": None}, r"noise of 0 numbers and reads 8 for each member"),
     ({"noise": torch.zeros(1, 2, 5)}, r"noise of 5 numbers and reads 8"),
     ({"noise": torch.zeros(2, 2, 8)}, r"noise for 2 samples and histories of 1"),

@@ -49,7 +49,11 @@ def block_sparse_attention(
 
     gates: of the branches in this order, for each token and query head [B, N, H, 3].  window, block: tokens of a window and of a block,
     both divisors of N.  count: blocks chosen for each block.  heads: see ``selection_scores``.
+    Raises WxlabError where N leaves a rest, and for more blocks than there are.
     """
+    for name, size in (("window", window), ("block", block)):
+        if size < 1 or q.shape[2] % size:
+            raise WxlabError(f"{q.shape[2]} tokens do not divide into {name}s of {size}; give {name}= a divisor of their number")
     means = [block_means(x, block) for x in (q, k, v)]
     chosen = choose_blocks(selection_scores(means[0], means[1], heads), count)
     if torch.is_grad_enabled() or q.is_cuda:

@@ -23,7 +23,7 @@ except ImportError:  # there is no Triton without a GPU
     triton = tl = None
 
 LOG2E = math.log2(math.e)
-TILE = 64  # queries or keys of a program at most
+TILES = {torch.float32: 32}  # queries or keys of a program at most, half-precision ones 64: what fits into a GPU's shared memory
 
 
 def _forward(  # type: ignore[no-untyped-def]
@@ -143,7 +143,7 @@ class _Kernels(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, chosen: Tensor, block: int) -> Tensor:
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
         batch, heads, tokens, width = q.shape
-        tile, choice = min(block, TILE), chosen.int().contiguous()
+        tile, choice = min(block, TILES.get(q.dtype, 64)), chosen.int().contiguous()
         out = torch.empty_like(q)
         lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
         ctx.sizes = {"GROUP": heads // k.shape[1], "HEADS": heads, "BLOCK": block, "TILE": tile, "WIDTH": width}

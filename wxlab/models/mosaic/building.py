@@ -53,14 +53,19 @@ def build(spec: Spec, **config: Any) -> Mosaic:
         raise WxlabError("mosaic needs latitudes and longitudes, and this grid is in metres; use a model for radar, such as stldm")
     if not is_global(spec.grid):
         raise WxlabError("mosaic's mesh covers the globe, and this grid does not; give a global grid")
-    if spec.horizon > 1 and spec.history_step != spec.step:
-        raise WxlabError(
-            f"mosaic reads its own output when horizon={spec.horizon}, so history_step ({spec.history_step} s) must be step ({spec.step} s)"
-        )
+    require_own_output(spec)
     _check_whole(settings)
     _check_levels(settings)
     stochastic: Literal["none", "noise"] = "noise" if settings["noise_dim"] else "none"
     return Mosaic(dataclasses.replace(spec, forcing=(), stochastic=stochastic), **settings)
+
+
+def require_own_output(spec: Spec) -> None:
+    """Raise WxlabError for a Spec of several steps whose states are further apart than the steps."""
+    if spec.horizon > 1 and spec.history_step != spec.step:
+        raise WxlabError(
+            f"mosaic reads its own output when horizon={spec.horizon}, so history_step ({spec.history_step} s) must be step ({spec.step} s)"
+        )
 
 
 def _check_whole(settings: dict[str, Any]) -> None:
@@ -83,8 +88,12 @@ def _check_whole(settings: dict[str, Any]) -> None:
             raise WxlabError(f"{name}={settings[name]!r} must be a whole number of at least {least}")
     if not isinstance(settings["sparse_every"], int):
         raise WxlabError(f"sparse_every={settings['sparse_every']!r} must be a whole number; 0 leaves local attention alone")
-    if not settings["mlp_ratio"] * min(settings["width"]) >= 1:
-        raise WxlabError(f"mlp_ratio={settings['mlp_ratio']!r} leaves no hidden unit; give a ratio such as 4")
+    for name in ("compress_first", "affine"):
+        if not isinstance(settings[name], bool):
+            raise WxlabError(f"{name}={settings[name]!r} must be True or False")
+    ratio = settings["mlp_ratio"]
+    if not isinstance(ratio, (int, float)) or not ratio * min(settings["width"]) >= 1:
+        raise WxlabError(f"mlp_ratio={ratio!r} leaves no hidden unit; give a ratio such as 4")
 
 
 def _whole(value: object, least: int) -> bool:

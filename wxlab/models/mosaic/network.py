@@ -167,9 +167,9 @@ class Mosaic(Model):
         last of them.  noise [B, M, E] or [B, E]: standard normal numbers; None for a deterministic model.
         static [S, H, W]: the fields that ``spec.static`` names.
         Returns the next normalised states [B, M, C, H, W], or [B, C, H, W] where there is no member axis.
-        Raises WxlabError where the noise or the static fields are missing or do not fit.
+        Raises WxlabError where any of them is missing or does not fit.
         """
-        self._check(history, noise, static)
+        self._check(history, day_year, noise, static)
         x = self.interp_to_hp(self.preprocess(self._features(history, day_year, static)))  # [B, N, D]
         z = None
         if self.noise_generator is not None and noise is not None:
@@ -182,7 +182,7 @@ class Mosaic(Model):
         state = out[..., self.points].unflatten(-1, self.spec.grid.shape)
         return state if noise is None or noise.ndim == 2 else state.unflatten(0, (len(history), -1))
 
-    def _check(self, history: Tensor, noise: Tensor | None, static: Tensor | None) -> None:
+    def _check(self, history: Tensor, day_year: Tensor, noise: Tensor | None, static: Tensor | None) -> None:
         spec, expected = self.spec, self.config["noise_dim"]
         shape = (spec.history, len(spec.channels), *spec.grid.shape)
         if tuple(history.shape[1:]) != shape:
@@ -190,6 +190,10 @@ class Mosaic(Model):
                 f"mosaic was given a history of shape {list(history.shape)}; it reads [batch, {', '.join(map(str, shape))}]: "
                 f"{spec.history} states every {spec.history_step / 3600:g} h, {len(spec.channels)} channels, rows, columns"
             )
+        if tuple(day_year.shape) != (len(history), 2):
+            raise WxlabError(f"mosaic was given a clock of shape {list(day_year.shape)}; it reads the share of day and year of each sample")
+        if noise is not None and noise.ndim not in (2, 3):
+            raise WxlabError(f"mosaic was given noise of shape {list(noise.shape)}; it reads [batch, numbers] or [batch, members, numbers]")
         given = 0 if noise is None else noise.shape[-1]
         if given != expected:
             raise WxlabError(f"mosaic was given noise of {given} numbers and reads {expected} for each member")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -17,10 +17,12 @@ from torch import Tensor
 
 from wxlab.errors import WxlabError
 from wxlab.grids import Grid
+from wxlab.healpix_mesh import unit_vectors
 from wxlab.models.base import Spec
+from wxlab.models.mosaic.blocks import standardised
 from wxlab.models.mosaic.building import DEFAULTS, build
 from wxlab.models.mosaic.clock import QUARTER
-from wxlab.models.mosaic.network import CLOCK, PLACES, Mosaic
+from wxlab.models.mosaic.network import CLOCK, PLACES, Mosaic, token_places
 from wxlab.models.mosaic.statistics import CHANNELS, STATIC, read_static, read_statistics
 from wxlab.models.weights import load_exactly, read_checkpoint, write_checkpoint
 
@@ -35,7 +37,8 @@ def load_official(source: str | os.PathLike[str] | Mapping[str, Any], config: Ma
     config: their settings (``nv``, ``hist``, ``nlon``, ``nlat``, ``k``, ``noise_dim``, ``dim``, ``heads``, ``affine``, ``sparse_every``,
     ``stages``, ``bott``, ``step_stride``), of which the published sizes need none; ``variables`` names the channels; ``norm_stats`` and
     ``static_vars`` are their files (or the arrays in them) and become the normaliser and part of the model. ``grid`` (a Grid) gives the
-    same points in another order. Without static fields, in the weights or as a file, the model reads them with each batch.
+    same points in another order; ``selection_heads`` and ``year_feature`` are as in ``create_model``. Without static fields, in the
+    weights or as a file, the model reads them with each batch.
     Raises WxlabError naming every missing, unexpected and misshapen key, and settings that contradict the shapes.
     """
     state, settings = read_checkpoint(source)
@@ -50,7 +53,8 @@ def load_official(source: str | os.PathLike[str] | Mapping[str, Any], config: Ma
     unexpected = [PREFIX + name for name in stored if name not in geometry(model)]
     if unexpected:
         raise WxlabError(f"these are not the weights of this Mosaic: unexpected {', '.join(unexpected)}")
-    _take_geometry(model, stored)
+    if _same_points(stored, spec.grid):
+        _take_geometry(model, stored)
     if "static_vars" in settings:
         model.keep_static(torch.from_numpy(read_static(settings["static_vars"], spec.grid)))
     if "norm_stats" in settings:
@@ -65,7 +69,8 @@ def save_official(model: Mosaic, path: str | os.PathLike[str] | None = None, *, 
     """
     state = {name: value.detach().clone() for name, value in model.named_parameters()}
     if with_geometry:
-        state.update({name: value.clone() for name, value in geometry(model).items()})
+        whole = model.kept is not None or not model.spec.static
+        state.update({name: value.clone() for name, value in geometry(model).items() if whole or name != "static_vars"})
     state = {PREFIX + name: value for name, value in state.items()}
     if path is not None:
         write_checkpoint(path, state, {})
@@ -86,6 +91,14 @@ def geometry(model: Mosaic) -> dict[str, Tensor]:
     return found
 
 
+def _same_points(stored: Mapping[str, Tensor], grid: Grid) -> bool:
+    """Whether stored geometry is of this grid, by the places beside the static fields; without these, shapes must do."""
+    if "static_vars" not in stored:
+        return True
+    own, theirs = standardised(unit_vectors(token_places(grid))), stored["static_vars"].flatten(0, -2)[:, -PLACES:]
+    return own.shape == theirs.shape and torch.allclose(theirs.to(own), own, atol=1e-3)
+
+
 def _take_geometry(model: Mosaic, stored: Mapping[str, Tensor]) -> None:
     """Use stored neighbours, directions and static fields that fit the grid; rotary tables are the same everywhere."""
     own = geometry(model)
@@ -98,9 +111,19 @@ def _take_geometry(model: Mosaic, stored: Mapping[str, Tensor]) -> None:
                 model.kept = columns[:, : model.kept.shape[1]].clone()
             model.places = columns[:, -PLACES:].clone()
         elif name.endswith((".neighbors", ".rel_pos")):
+            sources = len(model.places) if name.startswith("interp_to_hp") else model.levels[0].tokens
+            if name.endswith(".neighbors") and not 0 <= int(value.min()) <= int(value.max()) < sources:
+                raise WxlabError(f"{PREFIX}{name} names points beyond the {sources} that there are; the file is broken")
             model.get_submodule(name.rpartition(".")[0]).register_buffer(
                 name.rpartition(".")[2], value.to(own[name].dtype).clone(), persistent=False
             )
+
+
+def _number(settings: Mapping[str, Any], name: str, default: int) -> int:
+    value = settings.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise WxlabError(f"{name}={value!r} of the settings must be a whole number")
+    return int(value)
 
 
 def _shape(weights: Mapping[str, Tensor], name: str, axis: int) -> int:
@@ -126,33 +149,57 @@ def _sizes(weights: Mapping[str, Tensor], stored: Mapping[str, Tensor], settings
             f"the weights are of levels of width {width}, and the mesh, windows and blocks of those are not in them; "
             "give config={'stages': [...], 'bott': {...}} with nside, num_heads, block_attn_size, sparse_block_size, sparse_block_count"
         )
-    names = {
-        "nside": "nside", "heads": "num_heads", "window": "block_attn_size", "block": "sparse_block_size", "count": "sparse_block_count",
-    }  # fmt: skip
-    try:
-        sizes: dict[str, Any] = {our: [int(s[their]) for s in stages] if stages else list(DEFAULTS[our]) for our, their in names.items()}
-    except KeyError as error:
-        raise WxlabError(f"a level of the settings lacks {error.args[0]!r}; give {', '.join(names.values())} for each") from None
+    sizes = _level_sizes(stages)
     prefixes = [f"encoder_stages.{i}" for i in range(steps)] + ["bottleneck"]
     rows = [_shape(weights, f"{prefix}.blocks.0.attention.to_k.weight", 0) for prefix in prefixes]
     sizes["kv_heads"] = [row * heads // each for row, heads, each in zip(rows, sizes["heads"], width, strict=True)]
     sizes["width"] = width
-    sizes["encoder_depth"] = [_count(weights, rf"encoder_stages\.{i}\.blocks\.(\d+)\.") for i in range(steps)]
-    sizes["decoder_depth"] = [_count(weights, rf"decoder_stages\.{steps - 1 - i}\.blocks\.(\d+)\.") for i in range(steps)]
-    sizes["bottleneck_depth"] = _count(weights, r"bottleneck\.blocks\.(\d+)\.")
+    sizes.update(_depths(weights, stages, steps))
     sizes["noise_dim"] = _shape(weights, "noise_generator.to_noise.weight", 0)
     sizes["mlp_ratio"] = _shape(weights, f"{prefixes[-1]}.blocks.0.ffn.w2.weight", 1) / width[-1]
     sizes["affine"] = "preprocess.1.weight" in weights
-    sizes["sparse_every"] = int(settings.get("sparse_every", 1))
+    sizes["sparse_every"] = _number(settings, "sparse_every", 1)
     neighbours = stored.get("interp_to_hp.neighbors")
     history = (_shape(weights, "preprocess.0.weight", 1) - PLACES - CLOCK) // _shape(weights, "postprocess.3.weight", 0)
     default = (24 if history == 2 else 20) if neighbours is None else neighbours.shape[1]
-    sizes["neighbours"] = int(settings.get("k", default))
+    sizes["neighbours"] = _number(settings, "k", default)
+    sizes.update({name: settings[name] for name in ("selection_heads", "year_feature") if name in settings})
     _refuse_contradictions(settings, {"dim": width[0], "heads": sizes["heads"][0], "noise_dim": sizes["noise_dim"], "k": default}, stored)
     for stage, found in zip(stages, width, strict=False):
         if stage.get("dim", found) != found:
             raise WxlabError(f"the settings do not fit the weights: dim={stage['dim']} (the weights say {found})")
     return sizes
+
+
+def _level_sizes(stages: Sequence[Any]) -> dict[str, Any]:
+    """Sizes of each level by our names: from the settings, or the published ones where there are none."""
+    names = {
+        "nside": "nside", "heads": "num_heads", "window": "block_attn_size", "block": "sparse_block_size", "count": "sparse_block_count",
+    }  # fmt: skip
+    for stage in stages:
+        lacking = [repr(name) for name in names.values() if not isinstance(stage, Mapping) or name not in stage]
+        if lacking:
+            raise WxlabError(f"a level of the settings lacks {', '.join(lacking)}; give {', '.join(names.values())} for each")
+    return {our: [_number(stage, their, 0) for stage in stages] if stages else list(DEFAULTS[our]) for our, their in names.items()}
+
+
+def _depths(weights: Mapping[str, Tensor], stages: Sequence[Any], steps: int) -> dict[str, Any]:
+    """Blocks of each level: the published ones, or what the settings say, so that a file that was cut short is no smaller network.
+
+    Counted in the weights where the settings do not tell.
+    """
+    if not stages:
+        published = {name: list(DEFAULTS[name]) for name in ("encoder_depth", "decoder_depth")}
+        return {**published, "bottleneck_depth": DEFAULTS["bottleneck_depth"]}
+
+    def depth(index: int, name: str, place: str) -> int:
+        return _number(stages[index], name, _count(weights, rf"{re.escape(place)}\.blocks\.(\d+)\."))
+
+    return {
+        "encoder_depth": [depth(i, "encoder_depth", f"encoder_stages.{i}") for i in range(steps)],
+        "decoder_depth": [depth(i, "decoder_depth", f"decoder_stages.{steps - 1 - i}") for i in range(steps)],
+        "bottleneck_depth": depth(-1, "depth", "bottleneck"),
+    }
 
 
 def _refuse_contradictions(settings: Mapping[str, Any], found: Mapping[str, int], stored: Mapping[str, Tensor]) -> None:
@@ -172,14 +219,15 @@ def _spec(weights: Mapping[str, Tensor], stored: Mapping[str, Tensor], settings:
     if rest or history < 1:
         raise WxlabError(f"the weights read no whole number of states of {channels} channels beside {extra} fields; the file is broken")
     _refuse_contradictions(settings, {"nv": channels, "hist": history}, stored)
-    names = tuple(settings.get("variables", CHANNELS if channels == len(CHANNELS) else [f"channel_{i}" for i in range(channels)]))
+    given = settings.get("variables", CHANNELS if channels == len(CHANNELS) else [f"channel_{i}" for i in range(channels)])
+    names = (given,) if isinstance(given, str) else tuple(given)
     if len(names) != channels:
         raise WxlabError(f"variables names {len(names)} channels, and the weights write {channels}")
     grid = settings.get("grid")
     if not isinstance(grid, Grid):
-        grid = Grid.regular(int(settings.get("nlat", 121)), int(settings.get("nlon", 240)))
-    step = int(settings.get("step_stride", 4 if history == 2 else 1)) * QUARTER
-    fits = "static_vars" in stored and len(stored["static_vars"]) == np.prod(grid.shape)
+        grid = Grid.regular(_number(settings, "nlat", 121), _number(settings, "nlon", 240))
+    step = _number(settings, "step_stride", 4 if history == 2 else 1) * QUARTER
+    fits = "static_vars" in stored and _same_points(stored, grid)
     kept = extra if fits or "static_vars" in settings else 0
     static = () if kept else STATIC
     return Spec(channels=names, grid=grid, history=history, horizon=1, step=step, static=static), kept

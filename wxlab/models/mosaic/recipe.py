@@ -8,6 +8,7 @@ matrix, and the learning rate is of its kind) without weight decay, the fine-tun
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping
 from typing import Literal, cast, get_args
@@ -19,7 +20,7 @@ from torch import Tensor
 from wxlab.errors import WxlabError, unknown
 from wxlab.grids import area_weights
 from wxlab.models.base import Batch, Model, Recipe
-from wxlab.models.mosaic.building import build
+from wxlab.models.mosaic.building import require_own_output
 from wxlab.models.mosaic.network import Mosaic
 from wxlab.models.mosaic.statistics import level_weights
 from wxlab.streams import Streams
@@ -161,9 +162,8 @@ def with_horizon(model: Mosaic, steps: int) -> Mosaic:
         first = wxlab.train("mosaic", store, run_dir="single")
         wxlab.train(with_horizon(wxlab.load_checkpoint(first), 4), store, run_dir="rolled", recipe={"stage": "finetuning"})
     """
-    longer = build(dataclasses.replace(model.spec, horizon=steps), **model.config)
-    longer.load_state_dict(model.state_dict())
-    longer.name, longer.licence, longer.normaliser = model.name, model.licence, model.normaliser
-    return longer.train(model.training).to(next(model.parameters()).device)
-
-
+    spec = dataclasses.replace(model.spec, horizon=steps)
+    require_own_output(spec)
+    longer = copy.deepcopy(model)
+    longer.spec = spec
+    return longer
