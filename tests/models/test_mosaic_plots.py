@@ -94,6 +94,13 @@ def test_weights_of_another_model_are_refused(seen: tuple[Mosaic, xr.Dataset]) -
         explore_blocks(seen[0], seen[1][["gates_nside4"]])
 
 
+def test_other_models_have_no_mesh(seen: tuple[Mosaic, xr.Dataset]) -> None:
+    other: Any = create_model("met2net", "tiny")
+    for draw in (lambda: plot_mesh(other), lambda: explore_blocks(other, seen[1])):
+        with pytest.raises(WxlabError, match="only a Mosaic has a mesh, and this is a Met2Net"):
+            draw()
+
+
 def test_spectra_by_degree_and_their_ratio() -> None:
     grid = Grid.regular(20, 40)
     random = np.random.default_rng(0)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from wxlab.models.mosaic import Mosaic
+    from wxlab.models.mosaic.blocks import Level
 
 BRANCHES = ("local", "compression", "selection")
 _PALETTE = ListedColormap([*COLOURS, "#44AA99", "#DDCC77", "#AA4499", "#88CCEE"])
@@ -39,6 +40,14 @@ def _raster(nside: int) -> xr.DataArray:
     _, nearest = cKDTree(unit_vectors(centres(nside)).numpy()).query(unit_vectors(points).numpy())
     coords = {"latitude": latitude, "longitude": longitude}
     return xr.DataArray(nearest.reshape(rows, 2 * rows), dims=("latitude", "longitude"), coords=coords)
+
+
+def _levels(model: Mosaic) -> list[Level]:
+    from wxlab.models.mosaic import Mosaic
+
+    if not isinstance(model, Mosaic):
+        raise WxlabError(f"only a Mosaic has a mesh, and this is a {type(model).__name__}; give a model that create_model('mosaic') made")
+    return model.levels
 
 
 def token_at(nside: int, latitude: float, longitude: float) -> int:
@@ -60,9 +69,9 @@ def plot_mesh(model: Mosaic, *, central: tuple[float, float] = (15.0, 40.0)) -> 
     """Draw the mesh of a Mosaic on globes: pixels, blocks and windows of the finest level, and the blocks of the next one.
 
     In nested order each of them is a run of numbers; colours only tell neighbours apart.
-    central: longitude and latitude in the middle (degrees).  Returns the figure.
+    central: longitude and latitude in the middle (degrees).  Returns the figure. Raises WxlabError for another model.
     """
-    fine, coarse = model.levels[:2]
+    fine, coarse = _levels(model)[:2]
     panels = [
         (fine.nside, 1, f"{fine.tokens} pixels"),
         (fine.nside, fine.block, f"{fine.tokens // fine.block} blocks of {fine.block}"),
@@ -107,7 +116,7 @@ class BlocksView:
     word = "Layer"
 
     def __init__(self, model: Mosaic, weights: xr.Dataset) -> None:
-        self.levels = {level.nside: level for level in model.levels}
+        self.levels = {level.nside: level for level in _levels(model)}
         order = [name for name, module in model.named_modules() if hasattr(module, "gate_tap")]
         found: dict[str, tuple[int, int]] = {}
         for nside in self.levels:
