@@ -7,40 +7,40 @@ import numpy as np
 from wxlab.cyclones.mesh import Mesh, Window
 from wxlab.cyclones.sphere import EARTH, Array, position, unit
 
-NEIGHBOURS = 1.6  # rows: the eight around a point, and no more
+NEIGHBOURS = 1.3  # rows on each side: the eight around a point, and no more
+BROAD = 0.55  # degrees: on finer grids more points, as a single one is shifted by the slope of what lies around the storm
 
 
 def refine(mesh: Mesh, field: np.ndarray, row: int, column: int) -> tuple[float, float]:
     """Latitude and longitude of the lowest point of a quadratic surface through a minimum and its neighbours.
 
-    p = c0 + c1 x + c2 y + c3 x² + c4 xy + c5 y², least squares over the points within 1.6 rows, x and y on the plane that touches
-    the sphere at the grid point: the same at the equator and at a pole. Where the surface has no lowest point within one row the
-    grid point is kept.
+    p = c0 + c1 x + c2 y + c3 x² + c4 xy + c5 y², least squares over the nine points within one row and column, on grids finer than
+    0.42° over those within 0.55°; x and y on the plane that touches the sphere at the grid point: the same at the equator and at a
+    pole. Where the surface has no lowest point near the grid point that one is kept.
     """
     lat, lon = float(mesh.lat[row]), float(mesh.lon[column])
-    spacing = mesh.rows
-    window = mesh.window(lat, lon, NEIGHBOURS * max(mesh.rows, mesh.columns * mesh.cos[row]))
+    wide, high = max(mesh.rows, mesh.columns * float(mesh.cos[row])), mesh.rows  # degrees
+    window = mesh.window(lat, lon, max(NEIGHBOURS * np.hypot(wide, high), BROAD))
     if window is None:
         return lat, lon % 360
     values = np.asarray(window.of(field), dtype=np.float64)
     east, north, up = _axes(lat, lon)
     points = unit(mesh.lat[window.rows][:, None], mesh.lon[window.columns][None])
-    x, y = np.rad2deg(points @ east) / max(spacing, mesh.columns * mesh.cos[row]), np.rad2deg(points @ north) / spacing
-    near = (np.abs(x) <= 1.3) & (np.abs(y) <= 1.3) & (points @ up > 0) & np.isfinite(values)
+    x, y = np.rad2deg(points @ east) / wide, np.rad2deg(points @ north) / high
+    reach = max(NEIGHBOURS, BROAD / high)
+    near = (np.abs(x) <= reach) & (np.abs(y) <= reach) & (points @ up > 0) & np.isfinite(values)
     if near.sum() < 6:
         return lat, lon % 360
     x, y, z = x[near], y[near], values[near]
-    base = z.min()
     terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1)
-    c, *_ = np.linalg.lstsq(terms, z - base, rcond=None)
+    c, *_ = np.linalg.lstsq(terms, z - z.min(), rcond=None)
     hessian = np.array([[2 * c[3], c[4]], [c[4], 2 * c[5]]])
     if hessian[0, 0] <= 0 or np.linalg.det(hessian) <= 0:
         return lat, lon % 360
     dx, dy = np.linalg.solve(hessian, -c[1:3])
-    if max(abs(dx), abs(dy)) > 1:
+    if max(abs(dx), abs(dy)) > max(1.0, reach - 0.5):
         return lat, lon % 360
-    dx *= max(spacing, mesh.columns * mesh.cos[row])
-    there = up + np.deg2rad(dx) * east + np.deg2rad(dy * spacing) * north
+    there = up + np.deg2rad(dx * wide) * east + np.deg2rad(dy * high) * north
     found_lat, found_lon = position(there)
     return float(found_lat), float(found_lon)
 
