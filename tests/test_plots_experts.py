@@ -68,6 +68,7 @@ def test_forgetting_is_measured_against_the_model_before() -> None:
     np.testing.assert_allclose(lines["Geopotential"], [1.5, 1.0])
     np.testing.assert_allclose(lines["Temperature"], [2.0, 1.0])
     np.testing.assert_allclose(np.asarray(right.lines[0].get_ydata()), [1.0, 0.5])
+    assert right.get_ylim()[0] == 0 and right.get_ylim()[1] > 1.04  # no marker is cut
     several = plots.plot_forgetting({f"run {number}": table for number in range(6)}, before).axes[1]
     assert [str(line.get_label()) for line in several.lines] == [f"run {number}" for number in range(6)]
     with pytest.raises(WxlabError, match="the errors lack geopotential_500; give tables of runs that began with the model of before="):

@@ -140,6 +140,7 @@ def plot_forgetting(curves: Mapping[str, pd.DataFrame], before: pd.Series, *, li
     left.set_ylabel("RMSE / RMSE before")
     right.set_title("New variables, mean")
     right.set_ylabel("RMSE (normalised units)")
+    right.update_datalim([(0, 0)])  # the margin above is then a share of the whole axis
     right.set_ylim(bottom=0)
     for axes in (left, right):
         axes.set_xlabel("Optimiser step of the incremental stage")
@@ -174,9 +175,9 @@ def plot_tensors(table: pd.DataFrame) -> Figure:
     axes.set_yticks(np.arange(len(parts)), [_part_label(str(part)) for part in parts.index])
     axes.invert_yaxis()
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1e6:g} M" if left.max() > 2e6 else f"{value / 1e3:g} k"))
-    axes.set_xlabel("Numbers")
+    axes.set_xlabel("Parameters")
     share = table["trainable"].sum() / table["numbers"].sum()
-    axes.set_title(f"{table['trainable'].sum():,} of {table['numbers'].sum():,} numbers are trained ({share:.1%})")
+    axes.set_title(f"{table['trainable'].sum():,} of {table['numbers'].sum():,} parameters are trained ({share:.1%})")
     axes.legend(loc="lower right", fontsize="small")
     return figure
 
