@@ -194,7 +194,20 @@ def test_the_command_line_encodes(store: Store, checkpoint: Path, tmp_path: Path
 
     done = CliRunner().invoke(app, ["encode", str(checkpoint), str(store.path), str(tmp_path / "l.zarr")])
     assert done.exit_code == 0 and "l.zarr (3 times smaller than the fields)" in done.output.replace("\n", "")
-    assert open_store(tmp_path / "l.zarr").channels == load_checkpoint(checkpoint).latent_channels  # type: ignore[attr-defined]
+    latents = open_store(tmp_path / "l.zarr")
+    assert latents.channels == load_checkpoint(checkpoint).latent_channels  # type: ignore[attr-defined]
+
+    transformer: Any = create_model("ladcast", grid=latents.grid, sampling_steps=2)
+    transformer.normaliser = latents.normaliser
+    trained = save_checkpoint(transformer, tmp_path / "t.safetensors")
+    for source, name, more in ((store.path, "fields", ["--autoencoder", str(checkpoint)]), (latents.path, "latents", [])):
+        how = ["--steps", "2", "--members", "3", "--seed", "5", *more]
+        done = CliRunner().invoke(app, ["forecast", str(trained), str(source), str(tmp_path / name), *how])
+        assert done.exit_code == 0 and f"wrote {tmp_path / name}" in done.output.replace("\n", "")
+    fields, inner = (xr.open_zarr(tmp_path / name, consolidated=False, decode_timedelta=True) for name in ("fields", "latents"))
+    later = decode(checkpoint, inner)
+    assert set(fields.data_vars) == {"2m_temperature", "geopotential"} and inner["latent"].sizes["number"] == 3
+    np.testing.assert_allclose(fields["2m_temperature"].transpose(*later["2m_temperature"].dims), later["2m_temperature"], rtol=1e-4)
 
 
 def altered(path: Path, **how: Any) -> Path:
