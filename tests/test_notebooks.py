@@ -94,6 +94,24 @@ OTHER: dict[str, dict[str, Any]] = {
         "sweep_steps": 1,
         "seed": 3,
     },
+    "06_mosaic": {
+        "variables": ["2m_temperature", "10m_u_component_of_wind", "10m_v_component_of_wind", "temperature"],
+        "levels": [500],
+        "static": ["land_sea_mask"],
+        "normalisation": "zscore",
+        "model_options": {"noise_dim": 4, "selection_heads": "official"},
+        "step_hours": 12,
+        "history": 1,
+        "steps": 2,
+        "recipe": {"optimiser": "adamw", "members": 3},
+        "learning_rate": 0.001,
+        "members": 2,
+        "forecast_steps": 2,
+        "max_forecasts": 2,
+        "cost_tokens": [768],
+        "ablations": ["dense", "no mesh order"],
+        "seed": 3,
+    },
     "07_vamoe": {
         "old_variables": ["temperature"],
         "new_variables": ["specific_humidity", "2m_temperature"],
@@ -175,6 +193,15 @@ def expect_extension(result: dict[str, Any]) -> None:
     assert set(metrics["forgetting"]) == {"all data", "half the data"} and set(metrics["forgetting"]["all data"]) == {"0", "1", "2"}
 
 
+def expect_mesh(result: dict[str, Any]) -> None:
+    metrics = result["metrics"]
+    assert len(result["claims"]) == 3
+    assert set(metrics["power_kept"]) == {"members", "deterministic twin", "ensemble mean"}
+    assert 0 < metrics["ratio"] < 10 and all(value > 0 for kept in metrics["power_kept"].values() for value in kept.values())
+    assert set(metrics["ablations"]) == {"Mosaic", *result["parameters"]["ablations"]}
+    assert (metrics["drift_hpa"] is None) == ("mean_sea_level_pressure" not in result["parameters"]["variables"])
+
+
 EXPECTED: dict[str, Callable[[dict[str, Any]], None]] = {
     "00_start_here": expect_errors,
     "01_data_preparation": expect_data,
@@ -182,6 +209,7 @@ EXPECTED: dict[str, Callable[[dict[str, Any]], None]] = {
     "03_stldm": expect_nowcast,
     "04_ladcast_autoencoder": expect_latents,
     "05_ladcast_forecast": expect_ensemble,
+    "06_mosaic": expect_mesh,
     "07_vamoe": expect_extension,
 }
 
