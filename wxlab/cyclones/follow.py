@@ -113,8 +113,8 @@ def _step(mesh: Mesh, field: np.ndarray, lat: float, lon: float, boxes: list[flo
     for box in boxes:
         reach = (box + 3) / 2
         best, chosen = np.inf, None
-        for row in np.flatnonzero((np.abs(dlat) <= reach) & (np.abs(np.abs(dlat) - reach) > EDGE)):
-            for column in np.flatnonzero((np.abs(dlon) <= reach) & (np.abs(np.abs(dlon) - reach) > EDGE)):
+        for row in np.flatnonzero((np.abs(dlat) <= reach) & (np.abs(np.abs(dlat) - reach) > EDGE)).tolist():
+            for column in np.flatnonzero((np.abs(dlon) <= reach) & (np.abs(np.abs(dlon) - reach) > EDGE)).tolist():
                 away = dlat[row] ** 2 + dlon[column] ** 2
                 if away < best and _is_lowest(mesh, field, row, column, box / 2):
                     best, chosen = away, (row, column)
