@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from wxlab.attention import average, capture
 from wxlab.errors import WxlabError
 from wxlab.grids import Grid
 from wxlab.models import create_model, load_official
-from wxlab.models.base import Batch, Model, Spec
+from wxlab.models.base import Batch, Coordinates, Model, Spec
 from wxlab.nn.attention_tap import AttentionTap
 
 
@@ -29,8 +30,6 @@ def windows(model: Model, batch: int = 3) -> Batch:
 class Mixed(Model):
     """Windowed attention called twice, and one map over levels: what other models may bring."""
 
-    attention_labels = {"level": ("500", "850")}  # noqa: RUF012
-
     def __init__(self, taps: bool = True) -> None:
         spec = Spec(channels=("a", "b"), grid=Grid.regular(4, 8), history=1, horizon=1, step=3600)
         super().__init__(spec)
@@ -39,6 +38,9 @@ class Mixed(Model):
         self.levels = AttentionTap(("query", "level"), kind="vertical")
         self.dropout = nn.Dropout(0.5)
         self.taps = taps
+
+    def attention_coordinates(self, kind: str, sizes: Mapping[str, int]) -> Coordinates:
+        return {"level": (("level",), ["500", "850"])} if kind == "vertical" else {}
 
     def predict(self, batch: Batch, members: int = 1, generator: object = None) -> Tensor:
         if self.taps:

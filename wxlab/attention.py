@@ -5,65 +5,86 @@ Protocol, for whoever writes a model:
 - After the softmax the network passes its weights [B, *axes] through a ``wxlab.nn.attention_tap.AttentionTap``, which returns them
   unchanged. The tap names the axes behind the batch axis, and each row over the last axis sums to 1:
   ``AttentionTap(("head", "target", "source"))``. ``kind`` tells different sorts of attention in one network apart.
+- A network whose fused kernel never forms the weights keeps that kernel for its output and calls the tap's ``show`` with queries and
+  keys, which forms them beside it while someone reads: reading changes no bit of a prediction.
 - ``target`` and ``source`` are kept for axes that run over the predicted variables; a network whose variables are groups of channels has
-  ``groups``, the number of channels in each. Other axes get other names (``window``, ``query``, ``key``) and are numbered. A model
-  that knows better says so in ``attention_labels``, a mapping from the name of an axis to its labels.
-- The weights need no gradient, and fused kernels that never form them cannot be tapped.
+  ``groups``, the number of channels in each. Other axes get other names (``window``, ``query``, ``key``) and are numbered, until
+  ``Model.attention_coordinates`` says what they stand for.
+- What a network chooses (positions in place of weights) goes through a tap with ``into``, the axis that they point into.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from wxlab.errors import WxlabError, unknown
+from wxlab.errors import WxlabError, is_whole, unknown
 from wxlab.models.base import Batch, Model
 from wxlab.nn.attention_tap import AttentionTap
+
+DTYPES = {"float16": torch.float16, "float32": torch.float32, "float64": torch.float64}
 
 
 @dataclass
 class _Reading:
     module: str
     call: int
+    part: str
+    heads: tuple[int, ...] | None
     weights: np.ndarray
 
 
-def capture(model: Model, batch: Batch, *, seed: int = 0) -> xr.Dataset:
-    """Attention weights of one prediction in evaluation mode.
+def capture(
+    model: Model,
+    batch: Batch,
+    *,
+    layers: str | Sequence[str] | None = None,
+    heads: int | Sequence[int] | None = None,
+    dtype: Literal["float16", "float32", "float64"] | None = None,
+    seed: int = 0,
+) -> xr.Dataset:
+    """Attention weights of one prediction in evaluation mode, which comes out bit for bit as it does unread.
 
     model: any model with AttentionTap modules.  batch: normalised windows; it is moved to the model's device.
+    layers: kinds of attention (``selection_*``), or modules by name or pattern (``translator.layers.0``, ``*.blocks.1.*``); None: all.
+    heads: numbers of attention heads; None: all. Kinds without heads are kept whole.  dtype: of the weights that are kept; None: as
+    they are computed, float32 at least. What is not asked for is not formed, or dropped as soon as it is.
     seed: of the noise, for stochastic models.
     Returns one variable for each kind of attention with dims (layer, sample, *axes): for Met2Net ``attention`` (layer, sample, head,
     target, source), where ``target`` and ``source`` bear the channels' names and each row over ``source`` sums to 1. A layer is one
     pass through a tap, in order of execution: coordinates ``module`` and ``call`` say which (models that call a layer several times,
-    such as diffusion samplers, have several calls). ``time`` along sample is the last observed time. Where two kinds disagree on
-    the length of a dimension, its name gets the kind as suffix.
-    Raises WxlabError when the model has no attention.
+    such as diffusion samplers, have several calls), and ``part`` which copy of the batch, where a model runs several side by side
+    (guidance). ``time`` along sample is the last observed time. Other coordinates name experts and branches, and say where tokens,
+    windows and blocks lie and which lead time frames have (``query_latitude``, ``key_lead``, ...). Variables of whole numbers are
+    choices; their attribute ``into`` names the axis that they point into. Where kinds disagree on the length of a dimension, its name
+    and those of its coordinates get the kind as suffix.
+    Raises WxlabError when the model has no attention, and for layers, heads and types that do not exist.
     """
-    taps = {name: module for name, module in model.named_modules() if isinstance(module, AttentionTap)}
-    if not taps:
-        raise WxlabError(f"{model_name(model)} has no attention to capture; choose a model with attention, such as met2net")
-    with _recording(taps) as readings, evaluating(model), torch.no_grad():
+    taps = _taps(model, layers)
+    with _recording(taps, _heads(heads), _dtype(dtype), len(batch), model.attention_parts) as readings, evaluating(model), torch.no_grad():
         model.predict(on_device_of(model, batch), members=1, generator=streams_for(model, batch, seed))
     kinds = _by_kind(taps, readings)
     if not kinds:
         raise WxlabError(f"{model_name(model)} made its prediction without passing through its attention; nothing was captured")
-    return _dataset(model, batch, kinds)
+    return _dataset(model, batch, taps, kinds)
 
 
 def average(weights: xr.Dataset, over: str | Iterable[str] = ("layer", "head")) -> xr.Dataset:
-    """Mean attention over whole dimensions; rows still sum to 1.
+    """Mean attention over whole dimensions; rows still sum to 1. Choices have no mean and are left out.
 
     weights: from ``capture``.  over: any of its dimensions but the last one of a kind, e.g. ``("sample", "head")`` for one map a layer.
     Raises WxlabError for a dimension that is not there, and for the one that rows sum over.
     """
+    weights = weights[[name for name, array in weights.items() if "into" not in array.attrs]]
     names = [over] if isinstance(over, str) else list(over)
     rows = {str(array.dims[-1]) for array in weights.data_vars.values()}
     for name in names:
@@ -78,23 +99,87 @@ def model_name(model: Model) -> str:
     return model.name or type(model).__name__
 
 
-@contextmanager
-def _recording(taps: dict[str, AttentionTap]) -> Iterator[list[_Reading]]:
-    readings: list[_Reading] = []
+def _taps(model: Model, layers: str | Sequence[str] | None) -> dict[str, AttentionTap]:
+    taps = {name: module for name, module in model.named_modules() if isinstance(module, AttentionTap)}
+    if not taps:
+        raise WxlabError(f"{model_name(model)} has no attention to capture; choose a model with attention, such as met2net")
+    if layers is None:
+        return taps
+    patterns = [layers] if isinstance(layers, str) else list(layers)
+    if not patterns:
+        raise WxlabError("no layers were asked for; name kinds or modules, or leave layers out for all of them")
+    chosen: set[str] = set()
+    for pattern in patterns:
+        found = {name for name, tap in taps.items() if any(fnmatchcase(word, pattern) for word in _words(name, tap))}
+        if not found:
+            modules, kinds = [name.rpartition(".")[0] for name in taps], {tap.kind: None for tap in taps.values()}
+            close = get_close_matches(pattern, [*kinds, *modules], n=1, cutoff=0.0)[0]
+            raise WxlabError(
+                f"unknown layer pattern {pattern!r} of {model_name(model)}; did you mean {close!r}? "
+                f"(kinds: {', '.join(kinds)}; modules: {', '.join(dict.fromkeys(modules))})"
+            )
+        chosen |= found
+    return {name: tap for name, tap in taps.items() if name in chosen}
 
-    def hook_for(name: str) -> Any:
-        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-            calls = sum(reading.module == name for reading in readings)
-            readings.append(_Reading(name, calls, output.detach().cpu().numpy()))
+
+def _words(name: str, tap: AttentionTap) -> list[str]:
+    """What a pattern may fit: the tap's kind, its name, and the names of the modules that it is part of."""
+    parts = name.split(".")
+    return [tap.kind, *(".".join(parts[:count]) for count in range(1, len(parts) + 1))]
+
+
+def _heads(heads: int | Sequence[int] | None) -> tuple[int, ...] | None:
+    if heads is None:
+        return None
+    numbers = [heads] if isinstance(heads, int) else list(heads)
+    if not numbers or not all(is_whole(number, 0) for number in numbers):
+        raise WxlabError(f"heads={heads!r} must be numbers of heads, from 0 on, such as heads=[0, 3]; leave it out for all of them")
+    return tuple(sorted(set(numbers)))
+
+
+def _dtype(dtype: str | None) -> torch.dtype | None:
+    if dtype is not None and dtype not in DTYPES:
+        raise unknown("dtype", dtype, DTYPES)
+    return None if dtype is None else DTYPES[dtype]
+
+
+@contextmanager
+def _recording(
+    taps: dict[str, AttentionTap], heads: tuple[int, ...] | None, dtype: torch.dtype | None, samples: int, parts: tuple[str, ...]
+) -> Iterator[list[_Reading]]:
+    """Readings of the taps, as they are made; afterwards no hook is left."""
+    readings: list[_Reading] = []
+    calls = dict.fromkeys(taps, 0)
+
+    def hook_for(name: str) -> Callable[..., None]:
+        def hook(tap: AttentionTap, given: tuple[Any, ...], formed: dict[str, Any], output: Tensor) -> None:
+            kept = tap.chosen(output.shape[1 + tap.axes.index("head")]) if "head" in tap.axes and not formed.get("heads") else None
+            if kept is not None:
+                output = output.index_select(1 + tap.axes.index("head"), torch.tensor(kept, device=output.device))
+            copies = len(output) // samples if samples and len(output) % samples == 0 else 1
+            for copy, rows in enumerate(output.detach().chunk(copies)):
+                part = parts[copy] if copies == len(parts) else ""
+                readings.append(_Reading(name, calls[name], part, kept or formed.get("heads"), _numbers(tap, rows, dtype)))
+                calls[name] += 1
 
         return hook
 
-    handles = [tap.register_forward_hook(hook_for(name)) for name, tap in taps.items()]
+    handles = [tap.register_forward_hook(hook_for(name), with_kwargs=True) for name, tap in taps.items()]
     try:
+        for tap in taps.values():
+            tap.heads = heads
         yield readings
     finally:
         for handle in handles:
             handle.remove()
+        for tap in taps.values():
+            tap.heads = None
+
+
+def _numbers(tap: AttentionTap, values: Tensor, dtype: torch.dtype | None) -> np.ndarray:
+    """An array of its own, whatever becomes of the tensor."""
+    kind = values.dtype if tap.into else dtype or torch.promote_types(values.dtype, torch.float32)
+    return values.to("cpu", kind, copy=True).numpy()
 
 
 @contextmanager
@@ -122,50 +207,66 @@ def streams_for(model: Model, batch: Batch, seed: int) -> Any:
     return Streams(seed, batch.time[:, model.spec.history - 1], 1, 0)
 
 
-def _by_kind(taps: dict[str, AttentionTap], readings: Sequence[_Reading]) -> dict[str, tuple[tuple[str, ...], list[_Reading]]]:
+def _by_kind(taps: dict[str, AttentionTap], readings: Sequence[_Reading]) -> dict[str, list[_Reading]]:
     """Readings that can be stacked, by name of the variable they become: the tap's kind, numbered when shapes differ."""
     groups: dict[tuple[Any, ...], list[_Reading]] = {}
     for reading in readings:
         tap = taps[reading.module]
         groups.setdefault((tap.kind, tap.axes, reading.weights.shape), []).append(reading)
-    named: dict[str, tuple[tuple[str, ...], list[_Reading]]] = {}
-    for (kind, axes, _), members in groups.items():
+    named: dict[str, list[_Reading]] = {}
+    for (kind, _, _), members in groups.items():
         same = sum(other[0] == kind for other in list(groups)[: len(named)])
-        named[f"{kind}_{same + 1}" if same else kind] = (axes, members)
+        named[f"{kind}_{same + 1}" if same else kind] = members
     return named
 
 
-def _dataset(model: Model, batch: Batch, kinds: dict[str, tuple[tuple[str, ...], list[_Reading]]]) -> xr.Dataset:
-    arrays = {name: np.stack([reading.weights for reading in readings]) for name, (_, readings) in kinds.items()}
-    lengths: dict[str, set[int]] = {}
-    for name, (axes, _) in kinds.items():
-        for axis, length in zip(("layer", "sample", *axes), arrays[name].shape, strict=True):
+def _dataset(model: Model, batch: Batch, taps: dict[str, AttentionTap], kinds: dict[str, list[_Reading]]) -> xr.Dataset:
+    lengths: dict[str, set[Any]] = {}
+    for readings in kinds.values():
+        axes = ("layer", "sample", *taps[readings[0].module].axes)
+        for axis, length in zip(axes, (len(readings), *readings[0].weights.shape), strict=True):
             lengths.setdefault(axis, set()).add(length)
     # kinds share their layers' coordinates only if there is one kind
     shared = {axis for axis, found in lengths.items() if len(found) == 1 and (axis != "layer" or len(kinds) == 1)}
     variables: dict[str, Any] = {}
     coordinates: dict[str, Any] = {}
-    for name, (axes, readings) in kinds.items():
-        plain = ("layer", "sample", *axes)
-        dims = tuple(axis if axis in shared else f"{axis}_{name}" for axis in plain)
-        variables[name] = (dims, arrays[name], {"long_name": f"{name} weights", "units": "1"})
-        suffix = "" if "layer" in shared else f"_{name}"
-        coordinates[f"module{suffix}"] = (dims[0], [reading.module for reading in readings])
-        coordinates[f"call{suffix}"] = (dims[0], [reading.call for reading in readings])
-        for axis, dim, length in zip(plain, dims, arrays[name].shape, strict=True):
-            coordinates[dim] = (dim, _labels(model, axis, length))
-        if arrays[name].shape[1] == len(batch):
-            last = batch.time[:, batch.history.shape[1] - 1].cpu().numpy().astype("datetime64[s]").astype("datetime64[ns]")
-            coordinates["time"] = (dims[1], last)
-    return xr.Dataset(variables, coordinates, {"model": model.name})
+    for name, readings in kinds.items():
+        tap = taps[readings[0].module]
+        dim = {axis: axis if axis in shared else f"{axis}_{name}" for axis in ("layer", "sample", *tap.axes)}
+        attributes = {"long_name": f"chosen entries of {tap.into}", "into": tap.into} if tap.into else {"long_name": f"{name} weights"}
+        values = np.stack([reading.weights for reading in readings])
+        for coordinate, (along, labels) in _coordinates(model, batch, tap, readings).items():
+            dims = tuple(dim[axis] for axis in along)
+            # of dimensions that are this kind's own, or that others mean differently
+            plain = dim.get(coordinate, coordinate if dims == along else f"{coordinate}_{name}")
+            if coordinate not in dim and plain in coordinates and not np.array_equal(coordinates[plain][1], labels):
+                plain = f"{coordinate}_{name}"
+            coordinates[plain] = (dims, labels)
+        variables[name] = (tuple(dim.values()), values, {**attributes, "units": "1"})
+        readings.clear()  # what is stacked need not be there twice
+    return xr.Dataset(variables, coordinates, {"model": model.name, "step_hours": model.spec.step / 3600})
 
 
-def _labels(model: Model, axis: str, length: int) -> Sequence[str] | np.ndarray:
-    """Names along an axis: the model's own labels, variables for target and source, else numbers."""
-    own = getattr(model, "attention_labels", {}).get(axis)
-    if own is None and axis in ("target", "source"):
-        own = variables_of(model)
-    return list(own) if own is not None and len(own) == length else np.arange(length)
+def _coordinates(model: Model, batch: Batch, tap: AttentionTap, readings: Sequence[_Reading]) -> dict[str, tuple[tuple[str, ...], Any]]:
+    """Coordinates by name, with the axes that they run along."""
+    shape = readings[0].weights.shape
+    sizes = dict(zip(tap.axes, shape[1:], strict=True))
+    found: dict[str, tuple[tuple[str, ...], Any]] = {axis: ((axis,), np.arange(length)) for axis, length in sizes.items()}
+    found["sample"] = ("sample",), np.arange(shape[0])
+    found["layer"] = ("layer",), np.arange(len(readings))
+    for name in ("module", "call", "part"):
+        labels = [getattr(reading, name) for reading in readings]
+        if name != "part" or any(labels):
+            found[name] = ("layer",), labels
+    if readings[0].heads is not None:
+        found["head"] = ("head",), np.array(readings[0].heads)
+    if shape[0] == len(batch):
+        last = batch.time[:, batch.history.shape[1] - 1].cpu().numpy().astype("datetime64[s]").astype("datetime64[ns]")
+        found["time"] = ("sample",), last
+    names = variables_of(model)
+    found |= {axis: ((axis,), names) for axis in ("target", "source") if sizes.get(axis) == len(names)}
+    # a batch on another grid than the model's lies elsewhere
+    return found | (model.attention_coordinates(tap.kind, sizes) if batch.history.shape[-2:] == model.spec.grid.shape else {})
 
 
 def variables_of(model: Model) -> list[str]:

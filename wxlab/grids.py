@@ -133,6 +133,12 @@ def is_global(grid: Grid) -> bool:
     return is_periodic(grid) and len(grid.y) > 1 and bool(np.isclose(np.abs(latitude_edges(grid)[[0, -1]]), 90, atol=0.01).all())
 
 
+def coarse_points(grid: Grid, shape: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Where the cells of a coarser grid lie, row by row: the mean coordinates of the points that each stands for, by dimension."""
+    y, x = (np.reshape(axis, (length, -1)).mean(1) for axis, length in zip((grid.y, grid.x), shape, strict=True))
+    return dict(zip(grid.dims, (y.repeat(len(x)), np.tile(x, len(y))), strict=True))
+
+
 def parse_grid(grid: GridLike, source: Grid) -> Grid:
     """The grid that a user asked for.
 

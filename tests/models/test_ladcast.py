@@ -259,7 +259,7 @@ def test_attention_can_be_captured() -> None:
         plain = model.predict(batch, 1, noise)
         handles = [m.register_forward_hook(lambda *_: None) for m in model.modules() if isinstance(m, wxlab.nn.attention_tap.AttentionTap)]
         seen = model.predict(batch, 1, Noise(1, 1))  # type: ignore[arg-type]
-    assert len(handles) == 3 and torch.allclose(plain, seen, atol=1e-5)
+    assert len(handles) == 3 and torch.equal(plain, seen)
 
 
 def test_a_sample_takes_39_calls_of_the_network_and_10_by_the_solver() -> None:

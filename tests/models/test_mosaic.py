@@ -508,8 +508,11 @@ def test_a_roll_out_does_not_depend_on_the_horizon_of_training() -> None:
 def test_capture_shows_gates_and_blocks() -> None:
     model = mosaic()
     shown = wxlab.attention.capture(model, windows(model))
-    assert set(shown.data_vars) == {f"{kind}_nside{n}" for kind in ("gates", "compression", "selection") for n in (4, 2)}
+    kinds = ("local", "gates", "compression", "selection", "chosen")
+    assert set(shown.data_vars) == {f"{kind}_nside{n}" for kind in kinds for n in (4, 2)}
     for name, weights in shown.items():
+        if "into" in weights.attrs:
+            continue
         np.testing.assert_allclose(weights.sum(weights.dims[-1]), 1, atol=1e-5, err_msg=str(name))
     fine = shown["selection_nside4"]
     assert fine.shape == (2, 2, 4, 12, 12)

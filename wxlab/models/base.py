@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from wxlab.store import Normaliser
 
 Averaging = Callable[[Any, Any, Any], None]  # averaged parameters, current ones, how many updates there were
+Coordinates = dict[str, tuple[tuple[str, ...], Any]]  # name -> axes and values along them
 Stochastic = Literal["none", "noise", "diffusion"]
 
 
@@ -146,6 +147,18 @@ class Model(nn.Module):
     def leave(self, carried: Tensor) -> Tensor:
         """The normalised state of what the stepper carries: [B, M, ...] -> [B, M, C, H, W]."""
         return carried
+
+    @property
+    def attention_parts(self) -> tuple[str, ...]:
+        """Names of the copies of a batch that a network runs side by side, if it does; what a tap reads has them one after the other."""
+        return ()
+
+    def attention_coordinates(self, kind: str, sizes: Mapping[str, int]) -> Coordinates:
+        """What the axes of captured attention stand for (``wxlab.attention``): names, places, times; an axis's own name labels it.
+
+        kind: of the tap.  sizes: length of each of its axes.
+        """
+        return {}
 
     @staticmethod
     def repeat_members(prediction: Tensor, members: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from wxlab.channels import unstack
 from wxlab.errors import WxlabError
 from wxlab.forcings import seconds
-from wxlab.models.base import Batch, Model, Spec
+from wxlab.models.base import Batch, Coordinates, Model, Spec
 from wxlab.models.ladcast.autoencoder import Autoencoder
 from wxlab.models.ladcast.network import Ladcast
 from wxlab.nn.edm import Denoiser
@@ -53,6 +54,9 @@ class LatentForecaster(Model):
     @property
     def stepper(self) -> Model:
         return self.transformer
+
+    def attention_coordinates(self, kind: str, sizes: Mapping[str, int]) -> Coordinates:
+        return self.transformer.attention_coordinates(kind, sizes)
 
     def enter(self, state: Tensor, static: Tensor | None, streams: Streams) -> Tensor:
         """Normalised fields [B, C, H, W] -> normalised latents [B, 1 or M, L, h, w]."""

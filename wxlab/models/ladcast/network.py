@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, get_args
 
+import numpy as np
 from torch import Tensor
 
 from wxlab.errors import WxlabError, is_number, is_whole, unknown
-from wxlab.models.base import Batch, Model, Spec
+from wxlab.grids import coarse_points
+from wxlab.models.base import Batch, Coordinates, Model, Spec
 from wxlab.models.baselines import require_sizes
 from wxlab.models.ladcast.rope import Position
 from wxlab.models.ladcast.transformer import LatentTransformer
@@ -112,6 +115,25 @@ class Ladcast(Model):
         noise = normals((len(spec.channels), spec.horizon, *spec.grid.shape))  # [B M, C, T, h, w]
         latents = self.latents(sample(self.sampler, self.denoiser(known, time), noise, normals), known)
         return latents.unflatten(0, (-1, members))
+
+    def attention_coordinates(self, kind: str, sizes: Mapping[str, int]) -> Coordinates:
+        """Stream, lead time and place of each token: those to come first, then the known ones."""
+        spec, config = self.spec, self.config
+        rows, columns = (length // config["patch"] for length in spec.grid.shape)
+        places = coarse_points(spec.grid, (rows, columns))
+        streams = {"output": np.arange(1, spec.horizon + 1), "known": np.arange(1 - spec.history, 1)}
+        found: Coordinates = {}
+        for axis in ("query", "key"):
+            named = ["known"] if kind == "refiner" else ["output", "known"]
+            frames = {name: streams[name].reshape(-1, config["patch_time"]).mean(1) for name in named}
+            if sizes[axis] == len(frames.get("output", ())) * rows * columns:  # of the last block no others are wanted
+                del frames["known"]
+            leads = np.concatenate(list(frames.values())).repeat(rows * columns)
+            found[f"{axis}_stream"] = (axis,), np.repeat(list(frames), [len(steps) * rows * columns for steps in frames.values()])
+            found[f"{axis}_lead"] = (axis,), (leads * spec.step * 1e9).astype("timedelta64[ns]")
+            for name, values in places.items():
+                found[f"{axis}_{name}"] = (axis,), np.tile(values, len(leads) // len(values))
+        return found
 
     def _source(self, batch: Batch, members: int, generator: Streams | None) -> Streams | None:
         if self.config["noise"] == "fresh":

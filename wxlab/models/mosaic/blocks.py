@@ -108,10 +108,16 @@ class MeshAttention(nn.Module):
         self.to_v = nn.Linear(width, keys, bias=False)
         self.to_o = nn.Linear(width, width, bias=False)
         self.to_strategy_combine_mlp = nn.Linear(width, 3 * level.heads, bias=False) if sparse else None
+        if style.attention == "dense":
+            self.dense_tap = AttentionTap(("head", "query", "key"), f"dense_nside{level.nside}")
+        else:
+            self.local_tap = AttentionTap(("window", "head", "query", "key"), f"local_nside{level.nside}")
         if sparse:
-            self.gate_tap = AttentionTap(("token", "head", "branch"), kind=f"gates_nside{level.nside}")
-            self.compression_tap = AttentionTap(("head", "query_block", "key_block"), kind=f"compression_nside{level.nside}")
-            self.selection_tap = AttentionTap(("head", "query_block", "key_block"), kind=f"selection_nside{level.nside}")
+            blocks = ("head", "query_block", "key_block")
+            self.gate_tap = AttentionTap(("token", "head", "branch"), f"gates_nside{level.nside}")
+            self.compression_tap = AttentionTap(blocks, f"compression_nside{level.nside}")
+            self.selection_tap = AttentionTap(blocks, f"selection_nside{level.nside}")
+            self.chosen_tap = AttentionTap(("key_head", "query_block", "rank"), f"chosen_nside{level.nside}", into="key_block")
         if style.order == "shuffled":
             order = torch.randperm(level.tokens, generator=torch.Generator().manual_seed(0), device="cpu")
             self.register_buffer("order", order, persistent=False)
@@ -124,6 +130,7 @@ class MeshAttention(nn.Module):
         q, k, v = (x.transpose(1, 2) for x in (rotary(q), rotary(k), v))
         if self.style.attention == "dense":
             out = attention.dense_attention(q, k, v)
+            self.dense_tap.show(q, k)
         elif self.style.order == "shuffled":
             order, inverse = self.get_buffer("order"), self.get_buffer("inverse")
             out = self._branches(u[:, order], *(x[:, :, order] for x in (q, k, v)))[:, :, inverse]
@@ -134,6 +141,9 @@ class MeshAttention(nn.Module):
     def _branches(self, u: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """u [B, N, D], q [B, H, N, d], k, v [B, K, N, d] -> [B, H, N, d]."""
         level, heads = self.level, self.style.selection_heads
+        if self.local_tap.read:
+            rows, keys = (x.unflatten(2, (-1, level.window)).transpose(1, 2).flatten(0, 1) for x in (q, k))  # [B windows, heads, window, d]
+            self.local_tap.show(rows, keys, (-1, level.tokens // level.window))
         if self.to_strategy_combine_mlp is None:
             return attention.local_attention(q, k, v, level.window)
         logits = self.to_strategy_combine_mlp(u).unflatten(-1, (-1, 3))  # [B, N, H, 3]
@@ -142,15 +152,18 @@ class MeshAttention(nn.Module):
         self._show(q, k)
         return attention.block_sparse_attention(q, k, v, gates, window=level.window, block=level.block, count=level.count, heads=heads)
 
+    @torch.no_grad()
     def _show(self, q: Tensor, k: Tensor) -> None:
-        """Weights of the compression and the selection branch, formed only where they are read."""
-        if not (self.compression_tap.read or self.selection_tap.read):
+        """What the compression and the selection branch look at, formed only where it is read."""
+        if not (self.compression_tap.read or self.selection_tap.read or self.chosen_tap.read):
             return
         q_means, k_means = (attention.block_means(x, self.level.block) for x in (q, k))
-        keys = k_means.repeat_interleave(self.level.heads // self.level.kv_heads, dim=1)
-        self.compression_tap((q_means @ keys.transpose(2, 3) / math.sqrt(q.shape[-1])).softmax(-1))
-        chosen = attention.choose_blocks(attention.selection_scores(q_means, k_means, self.style.selection_heads), self.level.count)
-        self.selection_tap(attention.selection_weights(q, k, chosen, self.level.block))
+        self.compression_tap.show(q_means, k_means)
+        if self.selection_tap.read or self.chosen_tap.read:
+            scores = attention.selection_scores(q_means, k_means, self.style.selection_heads)
+            chosen = self.chosen_tap(attention.choose_blocks(scores, self.level.count))
+            if self.selection_tap.read:
+                self.selection_tap(attention.selection_weights(q, k, chosen, self.level.block))
 
 
 class FeedForward(nn.Module):

@@ -7,7 +7,7 @@ One step writes the next normalised state itself, not a change. Submodules bear 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -18,9 +18,22 @@ from torch import Tensor, nn
 from wxlab.errors import WxlabError
 from wxlab.grids import Grid
 from wxlab.healpix_mesh import centres, unit_vectors
-from wxlab.models.base import Batch, Model, Spec
+from wxlab.models.base import Batch, Coordinates, Model, Spec
 from wxlab.models.mosaic.attention import ScoreHeads
-from wxlab.models.mosaic.blocks import AttentionKind, Down, Level, Order, RMSNorm, Rotary, Stage, Style, Up, initialise, standardised
+from wxlab.models.mosaic.blocks import (
+    BRANCHES,
+    AttentionKind,
+    Down,
+    Level,
+    Order,
+    RMSNorm,
+    Rotary,
+    Stage,
+    Style,
+    Up,
+    initialise,
+    standardised,
+)
 from wxlab.models.mosaic.clock import YearFeature, advanced, day_year
 from wxlab.models.mosaic.interpolation import Interpolation
 
@@ -252,6 +265,22 @@ class Mosaic(Model):
                 past = history if len(history) == len(state) else history.repeat_interleave(members, dim=0)
                 history = torch.cat([past[:, 1:], state.unsqueeze(1).to(past)], dim=1)
         return torch.stack(frames, dim=1).unflatten(0, (size, members))
+
+    def attention_coordinates(self, kind: str, sizes: Mapping[str, int]) -> Coordinates:
+        """Centres of pixels, blocks and windows of the mesh (degrees), where it is not shuffled, and the names of branches."""
+        found: Coordinates = {"branch": (("branch",), list(BRANCHES))} if "branch" in sizes else {}
+        if self.config["order"] == "shuffled":
+            return found
+        pixel = unit_vectors(centres(int(kind.rpartition("_nside")[2]))).double()
+        for axis, length in sizes.items():
+            if axis in ("head", "key_head", "branch", "rank"):
+                continue
+            shape = (sizes["window"], length) if "window" in sizes and axis != "window" else (length,)
+            x, y, z = pixel.reshape(*shape, -1, 3).mean(-2).unbind(-1)
+            axes = ("window", axis) if len(shape) == 2 else (axis,)
+            found[f"{axis}_latitude"] = axes, torch.atan2(z, torch.hypot(x, y)).rad2deg().numpy()
+            found[f"{axis}_longitude"] = axes, (torch.atan2(y, x).rad2deg() % 360).numpy()
+        return found
 
     def predict(self, batch: Batch, members: int = 1, generator: Streams | None = None) -> Tensor:
         if self.noise_generator is None:

@@ -98,7 +98,8 @@ class SpatialAttention(nn.Module):
         n, _, h, w = x.shape
         qkv = self.to_qkv(self.norm.over_channels(x.permute(0, 2, 3, 1)))  # [n, h, w, 3 D]
         q, k, v = qkv.view(n, h * w, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # [n, heads, h w, dim]
-        out = attend(q, k, v, self.tap, (-1, self.frames, self.heads, h * w, h * w))  # [n, h w, D]
+        out = attend(q, k, v)  # [n, h w, D]
+        self.tap.show(q, k, (-1, self.frames))
         return x + self.to_out(out.view(n, h, w, -1)).permute(0, 3, 1, 2)
 
 
@@ -123,28 +124,25 @@ class TemporalAttention(nn.Module):
         (_, c, h, w), t = x.shape, self.frames
         points = x.permute(0, 2, 3, 1).unflatten(0, (-1, t)).movedim(1, 3).reshape(-1, t, c)
 
-        def branch(points: Tensor) -> Tensor:
-            """[B h w, T2, C] -> the same shape."""
+        out = in_pieces(self._branch, points)
+        if self.tap.read:
             points = self.norm.over_time(points)
-            q, k, v = (to(points).unflatten(2, (self.heads, -1)).transpose(1, 2) for to in (self.to_q, self.to_k, self.to_v))
-            return self.to_out(attend(q, k, v, self.tap, (-1, h * w, self.heads, t, t)))
-
-        out = branch(points) if self.tap.read else in_pieces(branch, points)
+            self.tap.show(self._split(self.to_q(points)), self._split(self.to_k(points)), (-1, h * w))
         return x + out.view(-1, h, w, t, c).permute(0, 3, 4, 1, 2).flatten(0, 1)
 
+    def _branch(self, points: Tensor) -> Tensor:
+        """[B h w, T2, C] -> the same shape."""
+        points = self.norm.over_time(points)
+        return self.to_out(attend(*(self._split(to(points)) for to in (self.to_q, self.to_k, self.to_v))))
 
-def attend(q: Tensor, k: Tensor, v: Tensor, tap: AttentionTap, shape: tuple[int, ...]) -> Tensor:
-    """``softmax(q k^T / sqrt(dim)) v`` of [N, heads, length, dim] -> [N, length, D].
+    def _split(self, x: Tensor) -> Tensor:
+        """[N, T2, D] -> [N, heads, T2, dim]."""
+        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
-    Only if someone reads the tap the weights are formed, viewed as ``shape``.
-    """
-    if tap.read:
-        weights = (q @ k.transpose(2, 3) * q.shape[3] ** -0.5).softmax(3)
-        tap(weights.view(shape))
-        out = weights @ v
-    else:
-        out = F.scaled_dot_product_attention(q, k, v)
-    return out.transpose(1, 2).flatten(2)
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """``softmax(q k^T / sqrt(dim)) v`` of [N, heads, length, dim] -> [N, length, D]."""
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
 def in_pieces(branch: Callable[[Tensor], Tensor], items: Tensor) -> Tensor:

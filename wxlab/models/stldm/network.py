@@ -12,17 +12,20 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from wxlab.errors import WxlabError, is_number, is_whole, unknown
-from wxlab.models.base import Batch, Model, Spec
+from wxlab.grids import coarse_points
+from wxlab.models.base import Batch, Coordinates, Model, Spec
 from wxlab.models.baselines import require_sizes
 from wxlab.models.stldm.denoiser import Denoiser
 from wxlab.models.stldm.vae import Autoencoder, Gaussian, Translator
-from wxlab.nn.attention_tap import AttentionTap
 from wxlab.nn.diffusion import DDIM, Ancestral, Normals, Schedule, last, normals_from
 from wxlab.nn.spatial import require_even_depth
 
@@ -133,24 +136,30 @@ class STLDM(Model):
         table = self.denoiser.modulation(torch.tensor(sampler.times, device=condition.device))
         steps = [{block: rows[i : i + 1] for block, rows in table.items()} for i in range(len(sampler.times))]
         pyramid = self.denoiser.pyramid(condition)
-        apart = self._attention_is_read()
 
         def velocity(x: Tensor, step: int) -> Tensor:
             if not weight:
                 return self.denoiser.velocity(x, steps[step], pyramid)
-            if apart:
-                conditioned = self.denoiser.velocity(x, steps[step], pyramid)
-                free = self.denoiser.velocity(x, steps[step], None)
-            else:
-                conditioned, free = self.denoiser.velocity(torch.cat([x, x]), steps[step], pyramid).chunk(2)
+            conditioned, free = self.denoiser.velocity(torch.cat([x, x]), steps[step], pyramid).chunk(2)
             return torch.lerp(free, conditioned, 1 + weight)
 
         start = normals(condition.shape[1:]) if start is None else start
         return last(sampler.trajectory(velocity, start, normals))
 
-    def _attention_is_read(self) -> bool:
-        """Whoever reads attention weights wants those of the samples: guided, the calls with and without condition take turns."""
-        return any(module.read for module in self.modules() if isinstance(module, AttentionTap))
+    @property
+    def attention_parts(self) -> tuple[str, ...]:
+        """Guided, both branches are one batch, the conditioned one first."""
+        return ("conditioned", "free") if self.config["guidance"] else ()
+
+    def attention_coordinates(self, kind: str, sizes: Mapping[str, int]) -> Coordinates:
+        """Lead times of frames, places of latent points."""
+        leads = (np.arange(1, self.spec.horizon + 1) * self.spec.step * 10**9).astype("timedelta64[ns]")
+        frames, points = (("query", "key"), ("pixel",)) if kind == "temporal" else (("frame",), ("query", "key"))
+        fraction = math.isqrt(math.prod(self.spec.grid.shape) // sizes[points[0]])
+        y, x = self.spec.grid.shape
+        places = coarse_points(self.spec.grid, (y // fraction, x // fraction))
+        found: Coordinates = {f"{axis}_lead": ((axis,), leads) for axis in frames}
+        return found | {f"{axis}_{name}": ((axis,), values) for axis in points for name, values in places.items()}
 
     def predict(self, batch: Batch, members: int = 1, generator: Streams | None = None) -> Tensor:
         return self(batch.history, generator, members).unflatten(0, (-1, members))

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wxlab.models.vamoe.trunk import EPS
+from wxlab.nn.attention_tap import AttentionTap
 
 
 class SwiGLU(nn.Module):
@@ -46,6 +47,8 @@ class VariableExperts(nn.Module):
         self.shared_experts = SwiGLU(width, 2 * width, width)
         self.norm = nn.LayerNorm(width, eps=EPS)
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        self.weight_tap = AttentionTap(("expert", "token", "rank"), "expert_weights")
+        self.channel_tap = AttentionTap(("expert", "token", "rank"), "expert_channels", into="feature")
 
     def emphasis(self, z: Tensor) -> Tensor:
         """P: how much the gate of each expert looks at each channel, [n, E] of the encoded index z [n, E]; rows sum to 1."""
@@ -67,10 +70,15 @@ class VariableExperts(nn.Module):
         """x [B, N, E], emphasis P [n, E] -> [B, N, E]."""
         tokens = x.flatten(0, 1)  # [B N, E]: products of matrices cost torch less than those of stacks of them
         y = self.shared_experts(tokens)
+        taken: dict[AttentionTap, list[Tensor]] = {tap: [] for tap in (self.weight_tap, self.channel_tap) if tap.read}
         for expert, row in zip(self.experts, emphasis.unbind(), strict=True):
             weights, channels = self.choose(tokens, row)
+            for tap, values in taken.items():
+                values.append(channels if tap.into else weights.detach())
             seen = (tokens.gather(-1, channels) * weights).to(tokens.dtype)  # [B N, k]
             y += expert(seen if self.gain == 1 else seen * self.gain)
+        for tap, values in taken.items():
+            tap(torch.stack(values).unflatten(1, x.shape[:2]).transpose(0, 1))  # [B, n, N, k]
         return self.mlp(self.norm(y)).view_as(x)
 
 

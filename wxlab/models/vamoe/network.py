@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from wxlab.channels import split_channel
 from wxlab.errors import WxlabError, is_number, unknown
-from wxlab.models.base import Spec
+from wxlab.models.base import Coordinates, Spec
 from wxlab.models.vamoe.experts import VariableExperts
 from wxlab.models.vamoe.trunk import Trunk, make_blocks, require_trunk
 
@@ -99,6 +99,11 @@ class VAMoE(Trunk):
     def experts(self) -> tuple[str, ...]:
         """The variable of each expert; ``surface`` stands for all without levels."""
         return tuple(self.groups_by_name)
+
+    def attention_coordinates(self, kind: str, sizes: Mapping[str, int]) -> Coordinates:
+        """Places, and the names of experts."""
+        named: Coordinates = {"expert": (("expert",), list(self.experts))} if "expert" in sizes else {}
+        return named | super().attention_coordinates(kind, sizes)
 
     def _freeze(self, extension: Mapping[str, Any]) -> None:
         """As coded: attention, its norms and the experts that were carried over. Strict: also the old columns of encoder and decoder."""

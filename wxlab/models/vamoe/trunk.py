@@ -11,12 +11,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wxlab.errors import WxlabError
-from wxlab.models.base import Batch, Model, Spec
+from wxlab.grids import coarse_points
+from wxlab.models.base import Batch, Coordinates, Model, Spec
 from wxlab.nn.attention_tap import AttentionTap
 
 if TYPE_CHECKING:
@@ -65,13 +67,8 @@ class Attention(nn.Module):
     def _attend(self, x: Tensor) -> Tensor:
         """x [B, windows, n, E] -> the same shape."""
         q, k, v = self.qkv(x).flatten(0, 1).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each [B windows, A, n, E / A]
-        if self.tap.read:
-            scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
-            weights = scores.softmax(-1).unflatten(0, x.shape[:2])  # [B, windows, A, n, n]
-            weights = self.tap(weights) if self.window else self.tap(weights[:, 0]).unsqueeze(1)
-            out = weights.flatten(0, 1) @ v
-        else:
-            out = F.scaled_dot_product_attention(q, k, v)
+        self.tap.show(q, k, tuple(x.shape[:2]) if self.window else ())
+        out = F.scaled_dot_product_attention(q, k, v)
         return self.proj(out.transpose(1, 2).flatten(2)).view(x.shape)
 
 
@@ -161,6 +158,20 @@ class Trunk(Model):
         (h, w), p = self.shape, self.patch
         patches = F.linear(t, self.decoder_weight()).view(len(t), h, w, p, p, -1)  # [B, h, w, p1, p2, C]
         return patches.permute(0, 5, 1, 3, 2, 4).reshape(len(t), -1, h * p, w * p)
+
+    def attention_coordinates(self, kind: str, sizes: Mapping[str, int]) -> Coordinates:
+        """Places of tokens and windows; what fills up a window has none (NaN)."""
+        found: Coordinates = {}
+        for name, values in coarse_points(self.spec.grid, self.shape).items():
+            for axis in {"global": ("query", "key")}.get(kind, ("token",) if "token" in sizes else ()):
+                found[f"{axis}_{name}"] = (axis,), values
+            if kind == "local":
+                side, (h, w) = math.isqrt(sizes["query"]), self.shape
+                filled = np.pad(values.reshape(h, w), ((0, -h % side), (0, -w % side)), constant_values=np.nan)
+                inside = filled.reshape(len(filled) // side, side, -1, side).swapaxes(1, 2).reshape(sizes["window"], -1)
+                found[f"window_{name}"] = ("window",), np.nanmean(inside, axis=1)
+                found |= {f"{axis}_{name}": (("window", axis), inside) for axis in ("query", "key")}
+        return found
 
     def predict(self, batch: Batch, members: int = 1, generator: Streams | None = None) -> Tensor:
         state, frames = batch.history[:, -1], []
