@@ -15,8 +15,8 @@ from wxlab.cli import app
 from wxlab.errors import WxlabError
 
 COMMANDS = [
-    "data list", "data show", "data check", "data prepare", "data tree", "train", "forecast", "verify", "run", "sweep", "demo", "lab",
-    "doctor",
+    "data list", "data show", "data check", "data prepare", "data tree", "train", "forecast", "verify", "track", "run", "sweep", "demo",
+    "lab", "doctor",
 ]  # fmt: skip
 
 

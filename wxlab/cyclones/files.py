@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import huracanpy
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -49,6 +48,8 @@ def write_tracks(
         with atomic_file(target) as temporary:
             temporary.write_text(text)
         return target
+    import huracanpy  # it takes seconds
+
     with atomic_file(target) as temporary:
         # huracanpy sees the format by the suffix
         named = temporary.with_name(temporary.name + (".nc" if kind == "netcdf" else ".csv"))
@@ -87,6 +88,8 @@ def read_tracks(
         options["source"] = given[kind]
     if kind == "tempest":
         options["variable_names"] = list(columns)
+    import huracanpy
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -121,6 +121,22 @@ class Mesh:
         row = int(np.abs(self.lat - lat).argmin())
         return row, int(np.abs((self.lon - lon + 180) % 360 - 180).argmin())
 
+    def highest_between(
+        self, field: np.ndarray, rows: np.ndarray, columns: np.ndarray, to_rows: np.ndarray, to_columns: np.ndarray
+    ) -> np.ndarray:
+        """The highest value on the straight way, from point to neighbouring point, between pairs of points [n]."""
+        width = field.shape[1]
+        down, right = to_rows - rows, to_columns - columns
+        if self.periodic:
+            right = (right + width // 2) % width - width // 2
+        steps = np.maximum(np.abs(down), np.abs(right))
+        highest = np.full(len(rows), -np.inf)
+        for step in range(int(steps.max(initial=0)) + 1):
+            share = np.minimum(step / np.maximum(steps, 1), 1)
+            row, column = rows + np.rint(share * down).astype(int), columns + np.rint(share * right).astype(int)
+            highest = np.maximum(highest, field[row, column % width])
+        return highest
+
     @cached_property
     def pole_rows(self) -> tuple[bool, bool]:
         """Whether the first and the last row are a pole itself: one point written many times."""
