@@ -28,6 +28,8 @@ from wxlab.plots.overview import plot_availability, plot_climatology, plot_histo
 from wxlab.plots.series import plot_scores, plot_series
 from wxlab.plots.style import use_style
 from wxlab.plots.tables import plot_attention, plot_scorecard
+from wxlab.plots.track_explorer import explore_tracks, holo_tracks
+from wxlab.plots.tracks import plot_spaghetti, plot_strike, plot_track_errors, plot_tracks
 
 __all__ = [
     "Animation",
@@ -38,7 +40,9 @@ __all__ = [
     "explore_ensemble",
     "explore_extension",
     "explore_nowcast",
+    "explore_tracks",
     "holo_comparison",
+    "holo_tracks",
     "plot_attention",
     "plot_availability",
     "plot_bars",
@@ -64,9 +68,13 @@ __all__ = [
     "plot_scores",
     "plot_series",
     "plot_shares",
+    "plot_spaghetti",
     "plot_spectra",
+    "plot_strike",
     "plot_tensors",
     "plot_thresholds",
+    "plot_track_errors",
+    "plot_tracks",
     "plot_zonal",
     "use_style",
 ]

@@ -18,17 +18,18 @@ if TYPE_CHECKING:
     from wxlab.plots.explorer import View
     from wxlab.plots.mesh import BlocksView
     from wxlab.plots.nowcast_explorer import NowcastView
+    from wxlab.plots.track_explorer import TracksView
 
 _WORDS = {
     "threshold": "Threshold", "level": "Level", "time": "Time", "lead": "Lead time", "number": "Member", "latitude": "Latitude",
-    "longitude": "Longitude", "head": "Head",
+    "longitude": "Longitude", "head": "Head", "storm": "Storm",
 }  # fmt: skip
 
 
 class Explorer(widgets.VBox):
     """Controls for a View. Where no widget can be shown (a saved or exported notebook) the last picture stands in for it."""
 
-    def __init__(self, view: View | NowcastView | BlocksView, choice: dict[str, Any]) -> None:
+    def __init__(self, view: View | NowcastView | BlocksView | TracksView, choice: dict[str, Any]) -> None:
         self.view = view
         self.values = view.entries(choice["variable"])
         names = [(channel_label(name, with_units=False), name) for name in view.variables]
