@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from wxlab.grids import Grid
 from wxlab.models import create_model, load_official
 from wxlab.models.base import Batch, Coordinates, Model, Spec
 from wxlab.nn.attention_tap import AttentionTap
+from wxlab.plots import plot_attention
 
 
 def windows(model: Model, batch: int = 3) -> Batch:
@@ -129,6 +131,52 @@ def test_attention_that_is_not_used_says_so() -> None:
         capture(model, windows(model))
 
 
+def test_after_a_failure_no_hook_is_left_and_training_goes_on() -> None:
+    model = create_model("met2net").train()
+    batch = windows(model)
+    taps = [module for module in model.modules() if isinstance(module, AttentionTap)]
+    broken = model.decoders.register_forward_hook(lambda *_: (_ for _ in ()).throw(RuntimeError("broken")))  # type: ignore[union-attr]
+    with pytest.raises(RuntimeError, match="broken"):
+        capture(model, batch, heads=[1])
+    broken.remove()
+    with pytest.raises(WxlabError, match="head 8 was asked for, and attention attention has the heads 0 to 7"):
+        capture(model, batch, heads=[0, 8])
+    assert not any(module._forward_hooks for module in model.modules())
+    assert all(module.training for module in model.modules()) and all(tap.heads is None for tap in taps)
+    assert capture(model, batch).sizes["head"] == 8
+
+
+FAULTS: list[tuple[dict[str, Any], str]] = [
+    (
+        {"layers": "translator.layers.7"},
+        r"unknown layer pattern 'translator.layers.7' of met2net; did you mean 'translator.layers.1.attn_1'\? "
+        r"\(kinds: attention; modules: translator.layers.0.attn_1, translator.layers.1.attn_1\)",
+    ),
+    ({"layers": ["attention", "selection*"]}, "unknown layer pattern 'selection"),
+    ({"layers": []}, "no layers were asked for"),
+    ({"heads": -1}, "heads=-1 must be numbers of heads, from 0 on"),
+    ({"heads": []}, r"heads=\[\] must be numbers of heads"),
+    ({"heads": ["first"]}, "must be numbers of heads"),
+    ({"dtype": "float8"}, r"unknown dtype 'float8'; did you mean .* \(allowed: float16, float32, float64\)"),
+]
+
+
+@pytest.mark.parametrize(("choice", "message"), FAULTS, ids=str)
+def test_what_does_not_exist_is_said(choice: dict[str, Any], message: str) -> None:
+    model = create_model("met2net")
+    with pytest.raises(WxlabError, match=message) as caught:
+        capture(model, windows(model), **choice)
+    assert "\n" not in str(caught.value)
+
+
+def test_choices_are_neither_averaged_nor_drawn() -> None:
+    model = create_model("mosaic")
+    maps = capture(model, windows(model), layers="chosen_nside4")
+    assert set(average(maps, ())) == set()
+    with pytest.raises(WxlabError, match="'chosen_nside4' holds choices, positions along key_block, not weights; draw another kind"):
+        plot_attention(maps)
+
+
 @pytest.mark.golden
 @pytest.mark.parametrize("case", ["case_a", "case_c"])
 def test_maps_equal_the_authors(golden_dir: Path, case: str) -> None:
@@ -140,3 +188,5 @@ def test_maps_equal_the_authors(golden_dir: Path, case: str) -> None:
     maps = capture(model, batch).attention
     for layer in range(maps.sizes["layer"]):
         np.testing.assert_allclose(maps[layer], tensors[f"f64.attn.layer{layer}"], rtol=1e-9)
+    single = average(capture(model.float(), batch), ("sample", "head"))["attention"]
+    np.testing.assert_allclose(single, tensors["attn.mean"], atol=1e-5)

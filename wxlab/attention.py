@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from wxlab.errors import WxlabError, is_whole, unknown
 from wxlab.models.base import Batch, Model
+from wxlab.models.base import Coordinates as Labels
 from wxlab.nn.attention_tap import AttentionTap
 
 DTYPES = {"float16": torch.float16, "float32": torch.float32, "float64": torch.float64}
@@ -65,8 +66,8 @@ def capture(
     such as diffusion samplers, have several calls), and ``part`` which copy of the batch, where a model runs several side by side
     (guidance). ``time`` along sample is the last observed time. Other coordinates name experts and branches, and say where tokens,
     windows and blocks lie and which lead time frames have (``query_latitude``, ``key_lead``, ...). Variables of whole numbers are
-    choices; their attribute ``into`` names the axis that they point into. Where kinds disagree on the length of a dimension, its name
-    and those of its coordinates get the kind as suffix.
+    choices; their attribute ``into`` names the axis that they point into. Where kinds disagree on a dimension, its name and those of its
+    coordinates get the kind as suffix.
     Raises WxlabError when the model has no attention, and for layers, heads and types that do not exist.
     """
     taps = _taps(model, layers)
@@ -156,9 +157,8 @@ def _recording(
             kept = tap.chosen(output.shape[1 + tap.axes.index("head")]) if "head" in tap.axes and not formed.get("heads") else None
             if kept is not None:
                 output = output.index_select(1 + tap.axes.index("head"), torch.tensor(kept, device=output.device))
-            copies = len(output) // samples if samples and len(output) % samples == 0 else 1
-            for copy, rows in enumerate(output.detach().chunk(copies)):
-                part = parts[copy] if copies == len(parts) else ""
+            names = parts if parts and len(output) == samples * len(parts) else ("",)
+            for part, rows in zip(names, output.detach().chunk(len(names)), strict=True):
                 readings.append(_Reading(name, calls[name], part, kept or formed.get("heads"), _numbers(tap, rows, dtype)))
                 calls[name] += 1
 
@@ -221,37 +221,43 @@ def _by_kind(taps: dict[str, AttentionTap], readings: Sequence[_Reading]) -> dic
 
 
 def _dataset(model: Model, batch: Batch, taps: dict[str, AttentionTap], kinds: dict[str, list[_Reading]]) -> xr.Dataset:
-    lengths: dict[str, set[Any]] = {}
-    for readings in kinds.values():
-        axes = ("layer", "sample", *taps[readings[0].module].axes)
-        for axis, length in zip(axes, (len(readings), *readings[0].weights.shape), strict=True):
-            lengths.setdefault(axis, set()).add(length)
-    # kinds share their layers' coordinates only if there is one kind
-    shared = {axis for axis, found in lengths.items() if len(found) == 1 and (axis != "layer" or len(kinds) == 1)}
+    found = {name: _coordinates(model, batch, taps[readings[0].module], readings) for name, readings in kinds.items()}
+    axes = dict.fromkeys(axis for coordinates in found.values() for along, _ in coordinates.values() for axis in along)
+    shared = {axis for axis in axes if _agree([coordinates for coordinates in found.values() if axis in coordinates], axis)}
     variables: dict[str, Any] = {}
     coordinates: dict[str, Any] = {}
     for name, readings in kinds.items():
         tap = taps[readings[0].module]
-        dim = {axis: axis if axis in shared else f"{axis}_{name}" for axis in ("layer", "sample", *tap.axes)}
+        dims = {axis: axis if axis in shared else f"{axis}_{name}" for axis in ("layer", "sample", *tap.axes)}
+        for coordinate, (along, labels) in found[name].items():
+            own = coordinate if shared.issuperset(along) else f"{coordinate}_{name}"
+            coordinates[own] = (tuple(dims[axis] for axis in along), labels)
         attributes = {"long_name": f"chosen entries of {tap.into}", "into": tap.into} if tap.into else {"long_name": f"{name} weights"}
         values = np.stack([reading.weights for reading in readings])
-        for coordinate, (along, labels) in _coordinates(model, batch, tap, readings).items():
-            dims = tuple(dim[axis] for axis in along)
-            # of dimensions that are this kind's own, or that others mean differently
-            plain = dim.get(coordinate, coordinate if dims == along else f"{coordinate}_{name}")
-            if coordinate not in dim and plain in coordinates and not np.array_equal(coordinates[plain][1], labels):
-                plain = f"{coordinate}_{name}"
-            coordinates[plain] = (dims, labels)
-        variables[name] = (tuple(dim.values()), values, {**attributes, "units": "1"})
+        variables[name] = (tuple(dims.values()), values, {**attributes, "units": "1"})
         readings.clear()  # what is stacked need not be there twice
     return xr.Dataset(variables, coordinates, {"model": model.name, "step_hours": model.spec.step / 3600})
 
 
-def _coordinates(model: Model, batch: Batch, tap: AttentionTap, readings: Sequence[_Reading]) -> dict[str, tuple[tuple[str, ...], Any]]:
+def _agree(kinds: Sequence[Labels], axis: str) -> bool:
+    """Whether an axis is the same in several kinds, in its length and in all that is said of it."""
+    first, *others = [{name: entry for name, entry in kind.items() if axis in entry[0]} for kind in kinds]
+    return all(
+        first.keys() == other.keys() and all(first[n][0] == other[n][0] and _same(first[n][1], other[n][1]) for n in first)
+        for other in others
+    )
+
+
+def _same(one: Any, two: Any) -> bool:
+    one, two = np.asarray(one), np.asarray(two)
+    return np.array_equal(one, two, equal_nan=one.dtype.kind == two.dtype.kind == "f")
+
+
+def _coordinates(model: Model, batch: Batch, tap: AttentionTap, readings: Sequence[_Reading]) -> Labels:
     """Coordinates by name, with the axes that they run along."""
     shape = readings[0].weights.shape
     sizes = dict(zip(tap.axes, shape[1:], strict=True))
-    found: dict[str, tuple[tuple[str, ...], Any]] = {axis: ((axis,), np.arange(length)) for axis, length in sizes.items()}
+    found: Labels = {axis: ((axis,), np.arange(length)) for axis, length in sizes.items()}
     found["sample"] = ("sample",), np.arange(shape[0])
     found["layer"] = ("layer",), np.arange(len(readings))
     for name in ("module", "call", "part"):

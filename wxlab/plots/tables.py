@@ -161,6 +161,8 @@ def _attention_array(weights: xr.Dataset | xr.DataArray, kind: str | None, panel
         if kind is not None and kind not in weights.data_vars:
             raise unknown("kind of attention", kind, weights.data_vars)
         weights = weights[kind or str(next(iter(weights.data_vars)))]
+    if "into" in weights.attrs:
+        raise WxlabError(f"{weights.name!r} holds choices, positions along {weights.attrs['into']}, not weights; draw another kind")
     if weights.ndim < 2:
         raise WxlabError(f"attention needs rows and columns, but its only dimensions are {list(weights.dims)}")
     free = [str(dim) for dim in weights.dims[:-2]]
