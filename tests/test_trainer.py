@@ -71,7 +71,7 @@ def test_a_run_leaves_checkpoints_metrics_and_settings(store: Store, tmp_path: P
     best = train("convlstm", store.path, run_dir=run, callbacks=[seen.append], **how)
     assert best == run / "best.safetensors"
     assert {path.name for path in run.iterdir()} == {
-        ".lock", "best.json", "best.safetensors", "last.json", "last.safetensors", "metrics.jsonl", "settings.json", "state"
+        ".lock", "best.json", "best.safetensors", "health.json", "last.json", "last.safetensors", "metrics.jsonl", "settings.json", "state"
     }  # fmt: skip
     found = lines(run)
     assert found == seen and [line["step"] for line in found] == [6, 12, 18, 24]

@@ -28,7 +28,7 @@ _PUBLIC = {
     "explore": "wxlab.plots",
 }
 _MODULES = (
-    "attention", "catalog", "cka", "conservation", "encoding", "grids", "models", "notebook", "npy_tree",
+    "attention", "catalog", "cka", "conservation", "encoding", "grids", "health", "models", "notebook", "npy_tree",
     "plots", "rollout", "simulate", "spectra", "store", "verification", "windows",
 )  # fmt: skip
 

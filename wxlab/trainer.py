@@ -30,6 +30,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from wxlab.checkpoints import save_checkpoint
 from wxlab.errors import WxlabError
+from wxlab.health import check
 from wxlab.models.base import Batch, Model, Recipe
 from wxlab.rollout import Streams
 from wxlab.store import Store, open_store
@@ -54,12 +55,13 @@ def train(
 
     model_or_name: a name of the registry (built for the store's channels and grid with ``preset`` and ``model``), or a model, which is
     trained in place (it ends with the last weights, not the best).  store: a Store or its path.  run_dir: gets ``best`` and ``last``
-    checkpoints, ``metrics.jsonl``, ``settings.json`` and the resume state.  resume: go on with an interrupted run, to the same bits
-    (CPU, same number of processes); a finished one is returned as it is; False refuses a folder that holds a run.
+    checkpoints, ``metrics.jsonl``, ``settings.json``, ``health.json`` and the resume state.  resume: go on with an interrupted run, to
+    the same bits (CPU, same number of processes); a finished one is returned as it is; False refuses a folder that holds a run.
     callbacks: called with each line of metrics.  settings: see ``wxlab.training.settings.Settings``.
 
     Best means the lowest squared error on the ``validation`` split, of the last stage; without such a split it is the last. The test
-    split is not opened.
+    split plays no part.
+    When training ends, ``wxlab.health.check`` looks at it without forecasts, and a line is printed for each signature of failure.
     Raises WxlabError for unknown or impossible settings, a model that does not fit the store, a changed run, and a loss that is not
     finite.
     """
@@ -72,19 +74,39 @@ def train(
         folder = RunFolder(run_dir, accelerator.is_main_process)
         facts = {**options.model_dump(exclude=set(FREE)), "name": model.name, "config": model.config, "spec": model.spec.to_dict()}
         with folder.alone():
-            folder.settle(resume, {**facts, "store": data.attrs["checksum"]})
+            folder.settle(resume, {**facts, "store": data.attrs["checksum"], "store_path": str(data.path.resolve())})
             accelerator.wait_for_everyone()
             model.normaliser = data.normaliser
             if stages:
-                Run(model, stages, data, folder, options, accelerator, callbacks).go()
+                try:
+                    Run(model, stages, data, folder, options, accelerator, callbacks).go()
+                except NotFinite:
+                    _examine(folder, data, options.device)
+                    raise
             elif accelerator.is_main_process:
                 if hasattr(model, "fit"):
                     cast(Any, model).fit(data)
                 save_checkpoint(model, folder.best)
+            if folder.best.is_file():
+                _examine(folder, data, options.device)
             accelerator.wait_for_everyone()
     if not folder.best.is_file():
         raise WxlabError(f"the run in {folder.path} is finished, but its best.safetensors is gone; train again in another run_dir")
     return folder.best
+
+
+class NotFinite(WxlabError):
+    """A loss, gradient or weight is no number any more."""
+
+
+def _examine(folder: RunFolder, store: Store, device: str) -> None:
+    """Check a run that has ended, once, without forecasts; print what is wrong with it."""
+    if not folder.main or folder.examined:
+        return
+    findings = check(folder.path, store=store, forecasts=False, device=device)
+    folder.keep_health(findings.to_dict())
+    for finding in findings.found:
+        print(f"health: {finding}")
 
 
 class _Step(nn.Module):
@@ -179,20 +201,29 @@ class Run:
             self.folder.metrics(self.options.tensorboard, self.step) as write,
             contextlib.closing(self._batches()) as batches,
         ):
-            while not self._ended():
-                values = self._optimiser_step(batches)
-                self.step += 1
-                if self.step % self.validate_every == 0 or self.step == self.total:
-                    values.update(self._validate())
-                self.seconds = time.perf_counter() - started
-                self._check_end()
-                if "validation" in values or self.step % self.options.log_every == 0 or self._ended():
-                    self._log(values, write)
-                    bar.set_postfix({name: values[name] for name in ("loss", "validation") if name in values}, refresh=False)
-                if self.step % self.checkpoint_every == 0 or self._ended():
-                    self._save()
-                bar.update()
+            try:
+                while not self._ended():
+                    values = self._step(batches)
+                    self.seconds = time.perf_counter() - started
+                    self._check_end()
+                    if "validation" in values or self.step % self.options.log_every == 0 or self._ended():
+                        self._log(values, write)
+                        bar.set_postfix({name: values[name] for name in ("loss", "validation") if name in values}, refresh=False)
+                    if self.step % self.checkpoint_every == 0 or self._ended():
+                        self._save()
+                    bar.update()
+            except NotFinite as error:  # the line goes with the others that the state does not know, when the run goes on
+                write({"stage": self.stage, "step": self.step, "stopped": str(error).partition(";")[0]})
+                raise
         self.accelerator.wait_for_everyone()
+
+    def _step(self, batches: Generator[Batch, None, None]) -> dict[str, Any]:
+        """One optimiser step, and a validation where it is due: what to log."""
+        values = self._optimiser_step(batches)
+        self.step += 1
+        if self.step % self.validate_every == 0 or self.step == self.total:
+            values.update(self._validate())
+        return values
 
     def _ended(self) -> bool:
         return self.step >= self.total or bool(self.stopped) or self.late
@@ -253,7 +284,7 @@ class Run:
 
     def _require_finite(self, what: str, value: float, step: int) -> None:
         if not math.isfinite(value):
-            raise WxlabError(
+            raise NotFinite(
                 f"the {what} is {value} at step {step}; nothing was overwritten, the checkpoints and the state in "
                 f"{self.folder.path} are those of earlier steps; try a smaller lr or a clip, in another run_dir"
             )

@@ -2,6 +2,7 @@
 
 settings.json     what the run's numbers depend on; a run that goes on must be given the same
 metrics.jsonl     one line of numbers now and then; what a killed run wrote after its last state is cut off when it goes on
+health.json       which signatures of failure the logs, the weights and the splits show; written when training ends
 state/state.pt    all that the run holds between two optimiser steps
 best.safetensors, last.safetensors   checkpoints, with a JSON copy of their header beside them
 """
@@ -24,6 +25,7 @@ from wxlab.errors import WxlabError
 from wxlab.files import atomic_file, write_json
 
 Values = dict[str, Any]
+PLACES = frozenset({"store_path"})  # of settings.json: where something lies, which may change while the run goes on
 
 
 class RunFolder:
@@ -37,6 +39,10 @@ class RunFolder:
     def best(self) -> Path:
         """The checkpoint of the best validation."""
         return self.path / "best.safetensors"
+
+    @property
+    def _health(self) -> Path:
+        return self.path / "health.json"
 
     @property
     def _state(self) -> Path:
@@ -83,11 +89,26 @@ class RunFolder:
         try:
             before = json.loads(path.read_text())
             changed = [name for name in sorted({*before, *facts}) if before.get(name) != facts.get(name)]
+            moved = PLACES.intersection(changed)
+            changed = [name for name in changed if name not in PLACES]
         except (ValueError, TypeError, AttributeError):
             raise WxlabError(f"{path} is not the JSON that wxlab.train wrote; choose another run_dir") from None
         if changed:
             listing = "; ".join(f"{name} ({_short(before.get(name))} before, {_short(facts.get(name))} now)" for name in changed)
             raise WxlabError(f"the run in {self.path} was started with other settings: {listing}; give the same or choose another run_dir")
+        if moved:
+            write_json(path, facts)
+
+    def keep_health(self, health: Values) -> None:
+        """Write what the check at the end of training found."""
+        if self.main:
+            write_json(self._health, health)
+
+    @property
+    def examined(self) -> bool:
+        """Whether a check has been written since the run was last changed."""
+        changed = [path.stat().st_mtime_ns for path in (self._state, self.path / "metrics.jsonl", self.best) if path.is_file()]
+        return self._health.is_file() and self._health.stat().st_mtime_ns >= max(changed, default=0)
 
     def write_state(self, state: Values) -> None:
         """Keep the state of the run, in place of the one before."""
