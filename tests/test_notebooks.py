@@ -90,7 +90,7 @@ OTHER: dict[str, dict[str, Any]] = {
         "forecast_steps": 4,
         "max_forecasts": 3,
         "claimed": ["geopotential_850"],
-        "sweeps": ["frames", "initial_noise"],
+        "sweeps": ["positions", "frames", "sampler", "initial_noise"],
         "sweep_steps": 1,
         "seed": 3,
     },
@@ -180,7 +180,9 @@ def expect_ensemble(result: dict[str, Any]) -> None:
     assert metrics["storage_ratio"] > 1
     if result["parameters"]["sweeps"]:
         assert list(metrics["sweeps"]["frames"]["calls"].values()) == [2 * 4, 2 * 2, 2, 2]
-        assert set(metrics["sweeps"]["initial_noise"]) == {"rmse", "crps_fair", "spread_skill", "calls"}
+        assert sorted(metrics["sweeps"]["sampler"]["calls"].values()) == [20, 36, 40, 76, 80, 156, 156]
+        assert all(set(table) == {"rmse", "crps_fair", "spread_skill", "calls"} for table in metrics["sweeps"].values())
+        assert [len(metrics["sweeps"][name]["rmse"]) for name in ("positions", "initial_noise")] == [5, 5]
 
 
 def expect_extension(result: dict[str, Any]) -> None:
