@@ -163,25 +163,25 @@ def test_forecast_by_member(storm: tuple[xr.Dataset, xr.Dataset]) -> None:
     np.testing.assert_array_equal(one(found, 0).lead, np.arange(15) * 6)
 
 
-def test_lazy_data_give_the_same_and_are_read_once(storm: tuple[xr.Dataset, xr.Dataset]) -> None:
-    """Of fields on disk one chunk is read at a time, each once."""
-    data, _ = storm
-    reads: list[int] = []
-    pressure = data.mean_sea_level_pressure.values
+@pytest.mark.parametrize("members", [1, 3])
+def test_lazy_data_give_the_same_and_are_read_once(storm: tuple[xr.Dataset, xr.Dataset], members: int) -> None:
+    """Of fields on disk one chunk is read at a time, each once, though a chunk holds several members."""
+    data = storm[0].drop_vars("geopotential")
+    if members > 1:
+        data = as_forecast(data, inits=2, members=members)
+    pressure, reads = data.mean_sea_level_pressure, 0
 
     def read(block_info: Any = None) -> np.ndarray:
-        first, last = block_info[None]["array-location"][0]
-        reads.append(last - first)
-        return pressure[first:last]
+        nonlocal reads
+        reads += 1
+        return pressure.values[tuple(slice(*span) for span in block_info[None]["array-location"])]
 
-    lazy = data.chunk(time=4)
-    chunks = ((4,) * 4, *((size,) for size in pressure.shape[1:]))
-    array = dask.array.map_blocks(read, chunks=chunks, dtype=pressure.dtype, meta=pressure[:0])
-    lazy["mean_sea_level_pressure"] = data.mean_sea_level_pressure.dims, array
-    lazy = lazy.drop_vars(["geopotential"])
-    found = track(lazy)
-    assert reads == [4] + [4] * 4  # one look at the units first
-    xr.testing.assert_identical(found.drop_attrs(), track(data.drop_vars("geopotential")).drop_attrs())
+    lazy = data.chunk(time=4) if members == 1 else data.chunk(time=1, prediction_timedelta=4)
+    chunks = lazy.mean_sea_level_pressure.chunks
+    array = dask.array.map_blocks(read, chunks=chunks, dtype=pressure.dtype, meta=np.empty((0,) * pressure.ndim, pressure.dtype))
+    found = track(lazy.assign(mean_sea_level_pressure=(pressure.dims, array)))
+    assert reads == (4 if members == 1 else 2 * 4) + 1  # one look at the units first
+    xr.testing.assert_identical(found.drop_attrs(), track(data).drop_attrs())
 
 
 def test_tracks_do_not_cross_segments(storm: tuple[xr.Dataset, xr.Dataset]) -> None:

@@ -13,7 +13,7 @@ from scipy.spatial import cKDTree
 from wxlab.cyclones.centre import cyclonic_vorticity, greatest, radius_of_maximum_wind, refine
 from wxlab.cyclones.contours import basin, closed, may_be_closed
 from wxlab.cyclones.criteria import Criteria, criteria_for
-from wxlab.cyclones.frames import Frames, Scene, Series
+from wxlab.cyclones.frames import Frames, Scene
 from wxlab.cyclones.layout import records
 from wxlab.cyclones.mesh import Mesh
 from wxlab.cyclones.sphere import unit
@@ -43,7 +43,10 @@ def detect(data: xr.Dataset, preset: str | Criteria | None = None, **changes: An
     Raises WxlabError as ``track`` does.
     """
     frames, name, criteria = prepared(data, preset, **changes)
-    found = [(series, candidates(frames, series, criteria)) for series in frames.series]
+    found: list[list[list[Candidate] | None]] = [[None] * len(series.times) for series in frames.series]
+    mesh = Mesh(frames.lat, frames.lon, frames.periodic)
+    for scene in frames.scenes():
+        found[scene.series][scene.step] = _at(scene, mesh, criteria)
     attrs = {"preset": name, "criteria": json.dumps(asdict(criteria)), "not_used": "; ".join(frames.missing)}
     return records(frames, found, attrs)
 
@@ -61,13 +64,8 @@ def _spacing(data: Any) -> float:
     return float(np.median(np.abs(np.diff(lat)))) if len(lat) > 1 else 1.0
 
 
-def candidates(frames: Frames, series: Series, criteria: Criteria) -> list[list[Candidate] | None]:
-    """The cyclones at each step of a series; None at steps without data."""
-    mesh = Mesh(frames.lat, frames.lon, frames.periodic)
-    return [_at(scene, mesh, criteria) for scene in frames.scenes(series)]
-
-
 def _at(scene: Scene, mesh: Mesh, criteria: Criteria) -> list[Candidate] | None:
+    """The cyclones at one time; None where there are no data."""
     pressure = scene.get("pressure")
     if pressure is None or not np.isfinite(pressure).any():
         return None

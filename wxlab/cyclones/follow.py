@@ -45,53 +45,55 @@ def follow(
     frames = Frames(data)
     mesh = Mesh(frames.lat, frames.lon, frames.periodic)
     step = frames.spacing if spacing is None else spacing
+    followers = [_Follower(mesh, series, start, sizes, offset, step) for series in frames.series]
+    for scene in frames.scenes():
+        followers[scene.series].see(scene)
     columns: dict[str, list[np.ndarray]] = {}
-    for number, series in enumerate(frames.series):
-        for name, values in _one(frames, series, mesh, start, sizes, offset, step).items():
+    for number, follower in enumerate(followers):
+        for name, values in follower.columns(number).items():
             columns.setdefault(name, []).append(values)
-        columns.setdefault("track_id", []).append(np.full(len(columns["lat"][-1]), number))
     criteria = {"boxes": [float(box) for box in sizes], "offset": offset}
     return dataset(
         {name: np.concatenate(parts) for name, parts in columns.items()}, {"preset": "ladcast_follower", "criteria": json.dumps(criteria)}
     )
 
 
-def _one(
-    frames: Frames, series: Series, mesh: Mesh, start: Start, boxes: list[float], offset: float, spacing: float
-) -> dict[str, np.ndarray]:
-    """The columns of one track."""
-    first = int(series.times[0]) if series.init is None else series.init
-    lat, lon = (float(np.round((value + offset) / spacing) * spacing) for value in _start(start, first))
-    lon %= 360
-    reach = np.abs(mesh.lat - lat).min(), np.abs((mesh.lon - lon + 180) % 360 - 180).min()
-    if max(reach) > spacing:
-        raise WxlabError(f"the start {lat:g}, {lon:g} lies outside the grid; give latitude and longitude within it")
-    times, places, strengths = [first], [(lat, lon)], [(np.nan, np.nan)]
-    for scene in frames.scenes(series):
-        if scene.time < first:
-            continue
+class _Follower:
+    """One track that grows."""
+
+    def __init__(self, mesh: Mesh, series: Series, start: Start, boxes: list[float], offset: float, spacing: float) -> None:
+        self.mesh, self.series, self.boxes = mesh, series, boxes
+        self.first = int(series.times[0]) if series.init is None else series.init
+        self.lat, self.lon = (float(np.round((value + offset) / spacing) * spacing) for value in _start(start, self.first))
+        self.lon %= 360
+        reach = np.abs(mesh.lat - self.lat).min(), np.abs((mesh.lon - self.lon + 180) % 360 - 180).min()
+        if max(reach) > spacing:
+            raise WxlabError(f"the start {self.lat:g}, {self.lon:g} lies outside the grid; give latitude and longitude within it")
+        self.rows = [(self.first, self.lat, self.lon, np.nan, np.nan)]  # time, position, pressure, wind
+
+    def see(self, scene: Scene) -> None:
+        """Go on to the next time."""
+        if scene.time < self.first:
+            return
         pressure = scene.get("pressure")
-        if pressure is not None and scene.time > first:
-            lat, lon = _step(mesh, pressure, lat, lon, boxes)
-        strength = _strength(scene, mesh, lat, lon)
-        if scene.time == first:
-            strengths[0] = strength
-            continue
-        times.append(scene.time)
-        places.append((lat, lon))
-        strengths.append(strength)
-    made = {
-        "time": np.array(times),
-        "lon": np.array(places)[:, 1],
-        "lat": np.array(places)[:, 0],
-        "wind": np.array(strengths)[:, 1],
-        "slp": np.array(strengths)[:, 0],
-    }
-    if series.init is not None:
-        made |= {"init_time": np.full(len(times), first), "lead": (made["time"] - first) / HOUR}
-    if series.number is not None:
-        made["number"] = np.full(len(times), series.number)
-    return made
+        if pressure is not None and scene.time > self.first:
+            self.lat, self.lon = _step(self.mesh, pressure, self.lat, self.lon, self.boxes)
+        row = scene.time, self.lat, self.lon, *_strength(scene, self.mesh, self.lat, self.lon)
+        if scene.time == self.first:
+            self.rows[0] = row
+        else:
+            self.rows.append(row)
+
+    def columns(self, track_id: int) -> dict[str, np.ndarray]:
+        table = np.array([row[1:] for row in self.rows])
+        times = np.array([row[0] for row in self.rows])
+        made = {"track_id": np.full(len(times), track_id), "time": times, "lon": table[:, 1], "lat": table[:, 0]}
+        made |= {"wind": table[:, 3], "slp": table[:, 2]}
+        if self.series.init is not None:
+            made |= {"init_time": np.full(len(times), self.first), "lead": (times - self.first) / HOUR}
+        if self.series.number is not None:
+            made["number"] = np.full(len(times), self.series.number)
+        return made
 
 
 def _start(start: Start, first: int) -> tuple[float, float]:

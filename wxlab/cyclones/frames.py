@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import product
 
 import numpy as np
 import xarray as xr
@@ -33,7 +34,6 @@ _FACTORS = {
 class Series:
     """One run of time steps that a track may follow: of one member, one initial time, one segment."""
 
-    where: dict[str, int | slice]
     times: np.ndarray  # int64 seconds, valid
     init: int | None = None
     leads: np.ndarray | None = None  # hours
@@ -42,11 +42,13 @@ class Series:
 
 @dataclass
 class Scene:
-    """The fields at one time; each is read when it is first asked for."""
+    """The fields at one step of a series; each is read when it is first asked for."""
 
+    series: int
+    step: int
     time: int
     block: _Block
-    place: int
+    place: dict[str, int]
 
     def get(self, name: str) -> np.ndarray | None:
         """A field [H, W], or None where there is none."""
@@ -55,23 +57,24 @@ class Scene:
 
 @dataclass
 class _Block:
+    """A chunk of every field."""
+
     arrays: Mapping[str, tuple[xr.DataArray, float]]
-    dim: str
     loaded: dict[str, np.ndarray] = field(default_factory=dict)
 
-    def get(self, name: str, place: int) -> np.ndarray | None:
+    def get(self, name: str, place: Mapping[str, int]) -> np.ndarray | None:
         if name not in self.arrays:
             return None
+        array, factor = self.arrays[name]
         if name not in self.loaded:
-            array, factor = self.arrays[name]
             values = np.asarray(array.values)
             self.loaded[name] = values if factor == 1 else values * np.asarray(factor, values.dtype)
-        values = self.loaded[name]
-        return values[place] if self.dim in self.arrays[name][0].dims else values
+        found: np.ndarray = self.loaded[name][tuple(place[str(dim)] for dim in array.dims[:-2])]
+        return found
 
 
 class Frames:
-    """Fields for tracking: ``series`` says what belongs together, ``scenes`` reads one of them step by step.
+    """Fields for tracking: ``series`` says what belongs together, ``scenes`` reads them step by step.
 
     Names of fields: ``pressure``, ``u10``, ``v10``, ``u``, ``v`` (at the vorticity level), ``upper``, ``lower`` (geopotential), ``height``.
     """
@@ -161,46 +164,53 @@ class Frames:
 
     @cached_property
     def series(self) -> list[Series]:
-        """What belongs together, member by member."""
-        data, numbers = self.data, _numbers(self.data)
-        found = []
+        """What belongs together: by initial time and member, or by member and segment."""
+        times, numbers = seconds(self.data["time"].values), _numbers(self.data)
         if self.forecast:
-            leads = np.asarray(data[LEAD].values).astype("timedelta64[s]").astype(np.int64)
-            for i, init in enumerate(seconds(data["time"].values)):
-                for m, number in numbers:
-                    where: dict[str, int | slice] = {"time": i, **({"number": m} if number is not None else {})}
-                    found.append(Series(where, init + leads, int(init), leads / HOUR, number))
-            return found
-        times = seconds(data["time"].values)
-        if "segment" in data.coords and data["segment"].dims == ("time",):
-            cuts = np.flatnonzero(np.diff(np.asarray(data["segment"].values))) + 1
-        else:
-            cuts = np.empty(0, int)
-        for m, number in numbers:
-            for part in np.split(np.arange(len(times)), cuts):
-                where = {"time": slice(int(part[0]), int(part[-1]) + 1), **({"number": m} if number is not None else {})}
-                found.append(Series(where, times[part], number=number))
-        return found
+            leads = np.asarray(self.data[LEAD].values).astype("timedelta64[s]").astype(np.int64)
+            return [Series(init + leads, int(init), leads / HOUR, number) for init in times for number in numbers]
+        return [Series(part, number=number) for number in numbers for part in np.split(times, self._cuts)]
 
-    def scenes(self, series: Series) -> Iterator[Scene]:
-        """The fields at each step. One chunk of each field that is asked for is in memory at a time (one step where there are none)."""
-        pressure = self._part(series)["pressure"][0]
-        lengths = dict(zip(pressure.dims, pressure.chunks, strict=True))[self.dim] if pressure.chunks else (1,) * len(series.times)
-        first = 0
-        for length in lengths:
-            block = _Block(self._part(series, slice(first, first + length)), self.dim)
-            for place in range(length):
-                yield Scene(int(series.times[first + place]), block, place)
-            first += length
+    @cached_property
+    def _cuts(self) -> np.ndarray:
+        """Where segments begin along time."""
+        if "segment" not in self.data.coords or self.data["segment"].dims != ("time",):
+            return np.empty(0, int)
+        return np.flatnonzero(np.diff(np.asarray(self.data["segment"].values))) + 1
 
-    def _part(self, series: Series, steps: slice | None = None) -> dict[str, tuple[xr.DataArray, float]]:
-        part = {}
-        for name, (array, factor) in self.arrays.items():
-            array = array.isel({dim: index for dim, index in series.where.items() if dim in array.dims})
-            if steps is not None and self.dim in array.dims:
-                array = array.isel({self.dim: steps})
-            part[name] = array, factor
-        return part
+    def _belongs(self, place: Mapping[str, int]) -> tuple[int, int]:
+        """Series and step of a place along time, number and lead time."""
+        member, when = place.get("number", 0), place["time"]
+        if self.forecast:
+            return when * max(1, self.data.sizes.get("number", 1)) + member, place[LEAD]
+        part = int(np.searchsorted(self._cuts, when, side="right"))
+        return member * (len(self._cuts) + 1) + part, when - (int(self._cuts[part - 1]) if part else 0)
+
+    def scenes(self) -> Iterator[Scene]:
+        """The fields at each step, those of a series in the order of time.
+
+        One chunk of each field that is asked for is in memory at a time, and each is read once; without chunks one step.
+        """
+        pressure = self.arrays["pressure"][0]
+        dims = [str(dim) for dim in pressure.dims[:-2]]
+        lengths = pressure.chunks[:-2] if pressure.chunks else [(1,) * pressure.sizes[dim] for dim in dims]
+        for spans in product(*(_spans(length) for length in lengths)):
+            at = dict(zip(dims, spans, strict=True))
+            parts = {
+                name: (array.isel({dim: slice(span.start, span.stop) for dim, span in at.items() if dim in array.dims}), factor)
+                for name, (array, factor) in self.arrays.items()
+            }
+            block = _Block(parts)
+            for where in product(*spans):
+                place = dict(zip(dims, where, strict=True))
+                series, step = self._belongs(place)
+                inside = {dim: index - at[dim].start for dim, index in place.items()}
+                yield Scene(series, step, int(self.series[series].times[step]), block, inside)
+
+
+def _spans(lengths: tuple[int, ...]) -> list[range]:
+    ends = np.cumsum(lengths).tolist()
+    return [range(end - length, end) for end, length in zip(ends, lengths, strict=True)]
 
 
 def _with_time(data: xr.Dataset) -> xr.Dataset:
@@ -246,12 +256,11 @@ def _in_order(data: xr.Dataset) -> xr.Dataset:
     return data
 
 
-def _numbers(data: xr.Dataset) -> list[tuple[int, int | None]]:
-    """Position and name of each member."""
+def _numbers(data: xr.Dataset) -> list[int | None]:
+    """The name of each member."""
     if "number" not in data.dims:
-        return [(0, None)]
-    names = np.asarray(data["number"].values) if "number" in data.coords else np.arange(data.sizes["number"])
-    return [(m, int(name)) for m, name in enumerate(names)]
+        return [None]
+    return [int(name) for name in (data["number"].values if "number" in data.coords else range(data.sizes["number"]))]
 
 
 def _factor(name: str, given: str, wanted: str) -> float:

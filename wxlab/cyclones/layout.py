@@ -47,12 +47,12 @@ def dataset(columns: Mapping[str, Any], attrs: Mapping[str, Any] | None = None) 
     return xr.Dataset(made, attrs=dict(attrs or {}))
 
 
-def records(frames: Frames, found: Sequence[tuple[Series, list[list[Candidate] | None]]], attrs: Mapping[str, Any]) -> xr.Dataset:
-    """Candidates of several series as records."""
+def records(frames: Frames, found: Sequence[Sequence[list[Candidate] | None]], attrs: Mapping[str, Any]) -> xr.Dataset:
+    """Candidates at each step of each series as records."""
     columns: dict[str, list[Any]] = {name: [] for name in ("time", "lon", "lat", "wind", "slp", "vorticity", "rmw", "height")}
     keys: dict[str, list[Any]] = {"init_time": [], "lead": [], "number": [], "segment": []}
     empty = 0
-    for index, (series, steps) in enumerate(found):
+    for index, (series, steps) in enumerate(zip(frames.series, found, strict=True)):
         for k, step in enumerate(steps):
             empty += step is None
             for candidate in step or ():
@@ -67,7 +67,7 @@ def records(frames: Frames, found: Sequence[tuple[Series, list[list[Candidate] |
     for name, source in (("vorticity", "u"), ("height", "height")):
         if source not in frames.arrays:
             del shown[name]
-    looked_at = [one for one, _ in found]
+    looked_at = frames.series
     if frames.forecast:
         shown["init_time"] = np.asarray(keys["init_time"], dtype=np.int64)
         shown["lead"] = np.asarray(keys["lead"], dtype=np.float64)
