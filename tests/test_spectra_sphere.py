@@ -155,6 +155,18 @@ def test_fits_are_well_conditioned(rows: int) -> None:
         assert np.linalg.cond(root[:, None] * legendre(x, rows - 1, 1).T) > 1e10
 
 
+@pytest.mark.parametrize(("m", "spin"), [(0, 0), (3, 0), (0, 1), (2, -1)])
+def test_what_a_fit_leaves_has_no_part_in_the_harmonics_by_area(m: int, spin: int) -> None:
+    """Of fields with higher degrees than are known, too: the remainder is orthogonal to each harmonic, rows weighted with their areas."""
+    grid = GRIDS["poles"]
+    last, x = highest_degree(grid), np.sin(np.deg2rad(np.asarray(grid.y)))
+    basis = legendre(x, last, m) if spin == 0 else _spin_basis(x, last, m, spin)
+    values = np.random.default_rng(0).normal(size=len(x))
+    remainder = values - _fit(grid, last, m, spin) @ values @ basis
+    assert np.abs(remainder).max() > 1e-2
+    np.testing.assert_allclose(basis @ (area_weights(grid) * remainder), 0, atol=1e-10)
+
+
 def test_other_dimensions_missing_points_and_laziness() -> None:
     grid = GRIDS["poles"]
     values = np.random.default_rng(0).normal(size=(3, *grid.shape))
@@ -271,6 +283,8 @@ def test_zonal_energy_as_in_weatherbench() -> None:
     np.testing.assert_allclose(energy["wavelength"].sel(zonal_wavenumber=4), length / 4)
     np.testing.assert_allclose(energy["frequency"].sel(zonal_wavenumber=4), 4 / length)
     assert np.isinf(energy["wavelength"].sel(zonal_wavenumber=0)).all()
+    shortest = spectra.zonal(field((-1.0) ** np.arange(40) + 0 * values, grid))
+    np.testing.assert_allclose(shortest[:, 20], 2 * length)  # the wave of two columns counts twice, as there
     assert energy.dims == ("latitude", "zonal_wavenumber") and energy.attrs["units"] == "m2 s-2 m"
     np.testing.assert_array_equal(energy["latitude"], grid.y)
 
