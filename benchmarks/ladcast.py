@@ -214,7 +214,6 @@ def measure_sample(repeats: int) -> None:
     print(f"calls of the network in a sample: {len(mine) // count}, literal {len(theirs) // count}")
 
 
-
 def peak_memory() -> float:
     """Of this process so far, MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
