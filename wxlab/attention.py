@@ -27,6 +27,9 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from wxlab.couplings import between_variables as between_variables
+from wxlab.couplings import couplings as couplings
+from wxlab.couplings import untrained as untrained
 from wxlab.errors import WxlabError, is_whole, unknown
 from wxlab.models.base import Batch, Model
 from wxlab.models.base import Coordinates as Labels

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from wxlab.plots.animation import Animation, animate
 from wxlab.plots.bars import plot_bars
+from wxlab.plots.couplings import plot_couplings
 from wxlab.plots.degrees import plot_degrees
 from wxlab.plots.ensemble import explore_ensemble, plot_zonal
 from wxlab.plots.experts import plot_choices, plot_forgetting, plot_overlap, plot_shares, plot_tensors
@@ -49,6 +50,7 @@ __all__ = [
     "plot_choices",
     "plot_climatology",
     "plot_comparison",
+    "plot_couplings",
     "plot_degrees",
     "plot_exceedance",
     "plot_forgetting",

@@ -117,14 +117,14 @@ def plot_attention(
     shown = {"": array}
     if panels is not None:
         shown = {f"{panels} {entry}": array.isel({panels: i}) for i, entry in enumerate(array[panels].values[:8])}
-    names = (_entry_names(array[rows].values, short=False), _entry_names(array[columns].values, short=True))
+    names = (entry_names(array[rows].values, short=False), entry_names(array[columns].values, short=True))
     figure, places = _attention_places(len(shown), names)
     norm = Normalize(0.0, max(float(array.max()), 1e-9))
     for index, (axes, (title, values)) in enumerate(zip(places.flat, shown.items(), strict=False)):
         image = heat(axes, values.values, names, norm, "viridis")
         if panels is None and len(names[1]) <= 8:
             write_numbers(axes, image, values.values, "{:.2f}")
-        _thin(axes, names)
+        thin(axes, names)
         axes.set_aspect("equal")
         axes.set_title(title)
         axes.set_xlabel(str(columns).capitalize())
@@ -177,7 +177,7 @@ def _attention_array(weights: xr.Dataset | xr.DataArray, kind: str | None, panel
     return weights
 
 
-def _entry_names(entries: np.ndarray, short: bool) -> list[str]:
+def entry_names(entries: np.ndarray, short: bool) -> list[str]:
     """Channels by their words or codes, groups of channels by their first and how many more, all else as it is."""
     names = []
     for entry in map(str, entries):
@@ -189,7 +189,7 @@ def _entry_names(entries: np.ndarray, short: bool) -> list[str]:
     return names
 
 
-def _thin(axes: Axes, names: tuple[list[str], list[str]]) -> None:
+def thin(axes: Axes, names: tuple[list[str], list[str]]) -> None:
     """Label every n-th row and column where there is no room for all; longer words along the bottom are turned."""
     turned = max(map(len, names[1])) > 3
     for axis, labels, most in ((axes.yaxis, names[0], 24), (axes.xaxis, names[1], 24 if turned else 12)):
