@@ -288,6 +288,16 @@ def test_any_order_of_coordinates(storm: tuple[xr.Dataset, xr.Dataset]) -> None:
             np.testing.assert_allclose(found[name], wanted[name], rtol=1e-5)
 
 
+def test_grids_without_poles() -> None:
+    """Cells on both sides of a pole are neighbours where no row lies on it."""
+    truth = vortices.great_circle(80, 10, 10, 150, 16)
+    data = vortices.fields(1.5, 16, truth, seed=4, amplitude=400)
+    half = data.interp(latitude=np.arange(-89.25, 90, 1.5))
+    found = track(half, **NEAR_POLE)
+    assert found.sizes["record"] == 16 and set(found.track_id.values) == {0} and np.median(error(found, truth)) < 0.25 * 1.5 * 111.2
+    assert track(data, **NEAR_POLE).sizes["record"] == 16
+
+
 def test_units(storm: tuple[xr.Dataset, xr.Dataset]) -> None:
     """hPa, knots and metres are converted where the units say so; pressure that cannot be Pa is refused."""
     data, _ = storm
@@ -361,5 +371,9 @@ def test_edges_of_regions_and_missing_points(storm: tuple[xr.Dataset, xr.Dataset
     found = track(region, duration=12, wind_hours=12, latitude_hours=12)
     inside = int((truth.lon < 190).sum())
     assert inside - 4 <= found.sizes["record"] < inside and error(found, truth).max() < 60
+    # the columns of a region over the first meridian, in the order of their numbers
+    over = vortices.fields(1.5, 12, vortices.great_circle(15, 353, 80, 150, 12), seed=2, amplitude=400)
+    split = over.sel(latitude=slice(-20, 50)).isel(longitude=[*range(40), *range(215, 240)])
+    assert track(split).sizes["record"] == 12 == track(over).sizes["record"]
     masked = data.where((data.latitude > 16) | (data.latitude < 15))
     assert track(masked, duration=12, wind_hours=12, latitude_hours=12).sizes["record"] < 8

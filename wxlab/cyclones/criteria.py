@@ -26,7 +26,7 @@ class Criteria:
     cells: all radii and ``range`` are at least so many rows of the grid.
 
     Stitching: from one time to the next a track goes to the candidate nearest to where its motion leads, and
-    range: not further than this in six hours or one step, whichever is longer.
+    range: so far from its last record; where the data's steps are longer than six hours, so much more as they are longer.
     gap: without a candidate for so long at most.
     duration: at least so long from its first to its last record.
     wind, wind_hours; latitude, latitude_hours; height, height_hours: for so long with at least this wind, within this many degrees

@@ -17,6 +17,7 @@ from wxlab.cyclones.frames import Frames, Scene
 from wxlab.cyclones.layout import records
 from wxlab.cyclones.mesh import Mesh
 from wxlab.cyclones.sphere import unit
+from wxlab.grids import join_columns
 
 NEIGHBOURS = 12  # minima around one that are asked whether it belongs to them
 
@@ -55,7 +56,11 @@ def prepared(data: xr.Dataset, preset: str | Criteria | None, **changes: Any) ->
     """The fields and the criteria at their spacing."""
     spacing = _spacing(data)
     name, criteria = criteria_for(preset, spacing, **changes)
-    frames = Frames(data, vorticity_level=criteria.vorticity_level, levels=criteria.warm_core_levels)
+    frames = Frames(
+        join_columns(data) if isinstance(data, xr.Dataset) else data,
+        vorticity_level=criteria.vorticity_level,
+        levels=criteria.warm_core_levels,
+    )
     return frames, name, criteria.at(frames.spacing)
 
 

@@ -257,10 +257,11 @@ def _in_order(data: xr.Dataset) -> xr.Dataset:
 
 
 def _numbers(data: xr.Dataset) -> list[int | None]:
-    """The name of each member."""
+    """The number of each member: its name where that is one, else its position."""
     if "number" not in data.dims:
         return [None]
-    return [int(name) for name in (data["number"].values if "number" in data.coords else range(data.sizes["number"]))]
+    named = "number" in data.coords and np.issubdtype(data["number"].dtype, np.integer)
+    return [int(number) for number in (data["number"].values if named else range(data.sizes["number"]))]
 
 
 def _factor(name: str, given: str, wanted: str) -> float:
