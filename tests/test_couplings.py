@@ -205,7 +205,8 @@ def test_met2net_against_untrained_networks_and_the_figure() -> None:
     assert np.isnan(drawn[~off]).all() and panels[0].get_xticklabels()[0].get_text() == "z500"
     agreement = next(axes for axes in figure.axes if axes.get_title(loc="left") == "Agreement")
     np.testing.assert_allclose(agreement.lines[2].get_xdata(), found["agreement"][0])
-    assert [text.get_text() for text in agreement.texts] == [f"p = {p:.2g}" for p in found["p_value"].values[0]]
+    chances = zip(found["p_value"].values[0], found["gain_p_value"].values, strict=True)
+    assert [text.get_text() for text in agreement.texts] == [f"p = {p:.2g}\ngain p = {gain:.2g}" for p, gain in chances]
     assert "met2net · target 6 h after source · 200 random orders of the variables" in figure.get_suptitle()
 
 

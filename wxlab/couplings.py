@@ -170,7 +170,8 @@ def _groups(labels: Sequence[str], channels: Sequence[str]) -> list[list[str]]:
 
 def _relations(groups: Sequence[Sequence[str]]) -> NDArray[Any]:
     """How physics joins the variables, in words, '' where it does not: [target, source]."""
-    levels = sorted({level for members in groups for name in members if (level := split_channel(name)[1]) is not None})
+    located = [split_channel(name) for members in groups for name in members]
+    levels = sorted({level for name, level in located if name in WINDS and level is not None})
     out = np.full((len(groups), len(groups)), "", dtype=object)
     for i, ours in enumerate(groups):
         for j, theirs in enumerate(groups):
@@ -184,7 +185,7 @@ def relation(one: str, other: str, levels: Sequence[int] = ()) -> str:
     """``geostrophic``, ``thermal wind`` or '': how two channels are joined by balance.
 
     Geostrophic: wind and geopotential of a level; wind at 10 m and pressure at sea level. Thermal wind: temperature of a level and wind of
-    the same level or the next one, up or down, of ``levels`` (hPa).
+    the same level or the next one, up or down, of ``levels``, those of winds (hPa).
     """
     for mass, wind in ((one, other), (other, one)):
         (field, level), (part, height) = split_channel(mass), split_channel(wind)

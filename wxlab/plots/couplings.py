@@ -22,7 +22,7 @@ TITLES = {
     "mutual_information": "Mutual information [nats]",
     "partners": "Balanced partners",
 }
-ACROSS = 3
+ACROSS = 4
 
 
 @styled
@@ -30,7 +30,7 @@ def plot_couplings(found: xr.Dataset) -> Figure:
     """Draw learned weights, measured couplings (target down, source across, the diagonal left out), and how well they agree.
 
     found: from ``wxlab.attention.couplings``.  The last panel has a dot for the trained weights and a ring for each untrained network,
-    with the p-value of the trained ones against permuted names of variables.
+    with the p-value of the trained ones against permuted names of variables, and that of their gain over the untrained ones.
     Returns the figure. Raises WxlabError for another Dataset.
     """
     if not {"weight", "association", "agreement", "p_value"} <= set(found.data_vars):
@@ -41,7 +41,7 @@ def plot_couplings(found: xr.Dataset) -> Figure:
     measures = {TITLES[str(name)]: found["association"].sel(measure=name) for name in found["measure"].values}
     panels = {**dict.fromkeys(weights, _scale(*weights.values())), **{title: _scale(array) for title, array in measures.items()}}
     names = (entry_names(found["target"].values, short=True), entry_names(found["source"].values, short=True))
-    side = float(np.clip(0.55 * len(names[0]), 2.2, 4.5))
+    side = float(np.clip(0.3 * len(names[0]), 2.1, 4.5))
     down = -(-(len(panels) + 1) // ACROSS)
     figure = new_figure(ACROSS * (side + 1.3), down * (side + 0.8) + 0.3)
     places = figure.subplots(down, ACROSS, squeeze=False).ravel()
@@ -85,9 +85,11 @@ def _agreement(axes: Axes, found: xr.Dataset) -> None:
     axes.plot(values[0], rows, "o", color=COLOURS[0], label="trained")
     for row, chance in enumerate(chances[0]):
         words = "not defined" if np.isnan(chance) else f"p = {chance:.2g}"
+        if "gain_p_value" in found:
+            words += f"\ngain p = {found['gain_p_value'].values[row]:.2g}"
         axes.text(1.02, row, words, transform=axes.get_yaxis_transform(), va="center", fontsize="small")
     axes.axvline(0, color="#777777", linewidth=0.9)
     axes.set_yticks(rows, [name.replace("_", " ") for name in measures])
-    axes.set(xlim=(-1, 1), ylim=(len(measures) - 0.5, -0.5), xlabel="Rank correlation with the weights", title="Agreement")
+    axes.set(xlim=(-1, 1), ylim=(len(measures) - 0.5, -0.8), xlabel="Rank correlation with the weights", title="Agreement")
     axes.grid(True, axis="x")
-    axes.legend(fontsize="small", loc="upper left")
+    axes.legend(fontsize="small", loc="upper left", ncols=2)
