@@ -48,4 +48,4 @@ def basin(window: Window, values: np.ndarray, row: int, column: int, depth: floa
 
 def closed(window: Window, reached: np.ndarray, radius: float) -> bool:
     """Whether nothing that was reached lies beyond the radius (degrees) or where a region ends."""
-    return not (reached & (window.distance > radius)).any() and not window.at_edge(reached)
+    return not (reached & (window.distance > radius + 1e-9)).any() and not window.at_edge(reached)
