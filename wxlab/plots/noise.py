@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from wxlab.nn.edm import Preconditioning, TrainingNoise, karras_sigmas
 from wxlab.plots.style import new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from wxlab.nn.edm import Preconditioning, TrainingNoise
 
 
 @styled
@@ -21,6 +21,10 @@ def plot_noise(preconditioning: Preconditioning, training: TrainingNoise, *, sam
     preconditioning, training: of a model and its recipe.  sampling_steps: of a sampler, whose levels are marked.
     Returns the figure.
     """
+    import torch
+
+    from wxlab.nn.edm import karras_sigmas
+
     sampled = karras_sigmas(sampling_steps)[:-1].numpy()
     sigma = np.geomspace(sampled[-1], sampled[0], 200)
     mixed = preconditioning.coefficients(torch.from_numpy(sigma))
