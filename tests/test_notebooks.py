@@ -129,6 +129,18 @@ OTHER: dict[str, dict[str, Any]] = {
         "claim_hours": 12,
         "seed": 3,
     },
+    "09_hurricane_tracking": {
+        "grid": [60, 120],
+        "days": 6,
+        "storms": ["2013306N07162", "2011028S13180"],
+        "members": 3,
+        "contour_depths": [200.0],
+        "fit_seasons": [1995, 2010],
+        "test_seasons": [2019, 2020],
+        "leads": [24, 48],
+        "networks": [],
+        "seed": 2,
+    },
 }
 
 
@@ -204,6 +216,16 @@ def expect_mesh(result: dict[str, Any]) -> None:
     assert (metrics["drift_hpa"] is None) == ("mean_sea_level_pressure" not in result["parameters"]["variables"])
 
 
+def expect_tracks(result: dict[str, Any]) -> None:
+    metrics = result["metrics"]
+    assert len(result["claims"]) == 6 and all(claim["holds"] for claim in result["claims"])
+    assert set(metrics["errors_km"]) == set(result["parameters"]["storms"]) and 0 < metrics["rows"] < 0.25
+    assert set(metrics["simple_km"]) == {"stays", "persistence", "CLIPER"}
+    assert all(set(errors) == {"24", "48"} and errors["24"] < errors["48"] for errors in metrics["simple_km"].values())
+    assert set(metrics["criteria"]) == {"200 Pa, 0 m/s", "200 Pa, 10 m/s", "200 Pa, 40 m/s"}
+    assert metrics["real_records"] is None and metrics["network"] is None
+
+
 EXPECTED: dict[str, Callable[[dict[str, Any]], None]] = {
     "00_start_here": expect_errors,
     "01_data_preparation": expect_data,
@@ -213,6 +235,7 @@ EXPECTED: dict[str, Callable[[dict[str, Any]], None]] = {
     "05_ladcast_forecast": expect_ensemble,
     "06_mosaic": expect_mesh,
     "07_vamoe": expect_extension,
+    "09_hurricane_tracking": expect_tracks,
 }
 
 

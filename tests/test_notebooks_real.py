@@ -83,3 +83,12 @@ def test_vamoe_learns_further_variables_on_a_real_series(real_catalog: Path, tmp
     skill = done.result["metrics"]["skill_new"]
     assert set(skill) == {"specific_humidity_850", "specific_humidity_500", T2M, "mean_sea_level_pressure"}
     assert all(0 < value < 0.6 for value in skill.values())
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_tracks_of_a_real_storm(real_catalog: Path, tmp_path: Path) -> None:
+    little = {"grid": [60, 120], "days": 6, "members": 2, "contour_depths": [200.0], "fit_seasons": [2000, 2010], "networks": []}
+    given = {"real_dataset": "era5_sample_1deg", "test_seasons": [2021, 2021], "run_dir": str(tmp_path / "run"), **little}
+    done = run(NOTEBOOKS / "09_hurricane_tracking.ipynb", tmp_path / "out", **given)
+    assert done.result["metrics"]["real_records"] >= 10

@@ -77,7 +77,8 @@ def plot_tracks(
     if truth is not None:
         for _, part in _each(truth):
             _line(axes, canvas, part, color=TRUTH_COLOUR, linewidth=1.1, linestyle="--", marker=".", markersize=3)
-    axes.set_title(title or f"{len(np.unique(tracks['track_id'].values))} tracks" + ("; truth dashed" if truth is not None else ""))
+    count = len(np.unique(tracks["track_id"].values))
+    axes.set_title(title or f"{count} track{'s' if count > 1 else ''}" + ("; truth dashed" if truth is not None else ""))
     return figure
 
 
@@ -101,7 +102,7 @@ def plot_spaghetti(tracks: xr.Dataset, *, mean: xr.Dataset | None = None, truth:
     for name, lines, style in (("mean", mean, {"color": COLOURS[1], "linewidth": 2.2}), ("truth", truth, {"color": TRUTH_COLOUR})):
         for index, (_, part) in enumerate(_each(lines) if lines is not None else ()):
             _line(axes, canvas, part, marker=".", markersize=5, label=name if index == 0 else None, **style)
-    figure.legend(loc="outside right upper")
+    figure.legend(loc="outside upper left", ncols=4)
     axes.set_title(title)
     return figure
 

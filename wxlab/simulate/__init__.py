@@ -8,9 +8,9 @@ from typing import Any
 # at once, not on first use: its module has the function's name and would take its place
 from wxlab.simulate.moving_digits import moving_digits
 
-_LAZY = {"atmosphere": "weather", "radar": "rain", "seed_vortex": "vortex"}
+_LAZY = {"atmosphere": "weather", "radar": "rain", "seed_vortex": "vortex", "wander": "wandering"}
 
-__all__ = ["atmosphere", "moving_digits", "radar", "seed_vortex"]
+__all__ = ["atmosphere", "moving_digits", "radar", "seed_vortex", "wander"]
 
 
 def __getattr__(name: str) -> Any:
