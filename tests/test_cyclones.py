@@ -14,7 +14,7 @@ import vortices
 import xarray as xr
 
 import wxlab
-from wxlab.cyclones import PRESETS, Criteria, detect, stitch, track
+from wxlab.cyclones import PRESETS, Criteria, detect, stitch, summary, track
 from wxlab.cyclones.sphere import distance
 from wxlab.errors import WxlabError
 
@@ -120,11 +120,12 @@ def test_real_storm(real_catalog: Path, capsys: pytest.CaptureFixture[str]) -> N
         assert distance(here.lat, here.lon, lat, lon) < 1.5 * 111.2
         assert abs(float(here.slp) / 100 - slp) < 3
     assert 28 < storm.wind[:10].max() < 32
-    others = found[["track_id", "time", "lat", "lon", "slp", "wind"]].to_dataframe().groupby("track_id").agg(["first", "last"])
+    others = summary(found)
     with capsys.disabled():
         text = {"float_format": "{:.1f}".format}
-        print("\n" + storm.isel(record=slice(0, 10)).to_dataframe().to_string(**text) + "\n" + others.T.to_string(**text))
+        print("\n" + storm.isel(record=slice(0, 10)).to_dataframe().to_string(**text) + "\n" + others.to_string(**text))
     # without levels aloft mid-latitude lows are found too
+    assert others.loc[names[0], "slp"] == pytest.approx(storm.slp.min() / 100) and others.loc[names[0], "records"] == storm.sizes["record"]
     assert 1 < len(others) < 8 and "geopotential at 300 and 500 hPa" in found.attrs["not_used"]
 
 
@@ -266,7 +267,10 @@ def test_high_ground(storm: tuple[xr.Dataset, xr.Dataset]) -> None:
     ground = xr.zeros_like(data.mean_sea_level_pressure.isel(time=0, drop=True)) + 9.80665 * 500
     ground.attrs["units"] = "m**2 s**-2"
     assert track(data.assign(geopotential_at_surface=ground)).sizes["record"] == 0
-    assert track(data.assign(geopotential_at_surface=ground), height=600).sizes["record"] == 16
+    assert track(data.assign(geopotential_at_surface=ground.drop_attrs()), height=600).sizes["record"] == 16
+    metres = (ground / 9.80665).assign_attrs(units="m")
+    found = track(data.assign(geopotential_at_surface=metres), height=600)
+    assert found.sizes["record"] == 16 and np.allclose(found.height, 500)
 
 
 # -- bad input ------------------------------------------------------------------------------------------------------------------

@@ -164,6 +164,10 @@ def test_matching(observed: xr.Dataset) -> None:
     wanted = storm["name"].values[0]
     assert found.storm.values.reshape(4, 9)[:, 0].tolist() == ["", "", wanted, wanted]
     assert (found.storm.values.reshape(4, 9) == found.storm.values.reshape(4, 9)[:, :1]).all()
+    # lost for a while and found again: both parts are that storm
+    parts = storm.isel(record=[0, 1, 2, 6, 7, 8])
+    parts = parts.assign(track_id=parts.track_id + (parts.lead > 30))
+    assert set(match(parts, observed).storm.values) == {wanted}
     # as huracanpy has it, where the whole tracks are near
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)

@@ -7,6 +7,7 @@ from wxlab.cyclones.detect import detect
 from wxlab.cyclones.ensemble import mean_track, strike_probability
 from wxlab.cyclones.files import read_tracks, write_tracks
 from wxlab.cyclones.follow import follow
+from wxlab.cyclones.layout import summary
 from wxlab.cyclones.scores import by_lead, contingency, difference, errors, spread_and_error
 from wxlab.cyclones.stitch import stitch
 from wxlab.cyclones.tracking import track
@@ -30,6 +31,7 @@ __all__ = [
     "spread_and_error",
     "stitch",
     "strike_probability",
+    "summary",
     "track",
     "write_tracks",
 ]

@@ -145,8 +145,9 @@ def match(tracks: xr.Dataset, truth: xr.Dataset, *, distance_km: float = MATCH_D
     """Say of each track which observed storm it is.
 
     A track and a storm are candidates for each other when the storm is within ``distance_km`` at the first time that both have; of
-    one initial time and member, the nearest pairs are taken first and each storm and track once. What happens later does not
-    matter: a forecast that goes astray is an error of that storm, not another storm.
+    one initial time and member, the nearest pairs are taken first, and a storm has one track at a time (it may have another one
+    later, when the first was lost). What happens later does not matter: a forecast that goes astray is an error of that storm, not
+    another storm.
 
     Returns the tracks with ``storm`` (record): the observed track_id as text, empty where there is none.
     Raises WxlabError for what are no tracks.
@@ -166,11 +167,12 @@ def match(tracks: xr.Dataset, truth: xr.Dataset, *, distance_km: float = MATCH_D
                 away = _first_distance(tracks, own, stamps[own], observed[names[k]])
                 if away <= distance_km:
                     pairs.append((away, int(own[0]), k, own))
-        done: set[tuple[str, int]] = set()
-        for _, first, k, own in sorted(pairs, key=lambda pair: pair[:3]):
-            if not {("track", first), ("storm", k)} & done:
+        spans: dict[int, list[tuple[int, int]]] = {}
+        for _, _, k, own in sorted(pairs, key=lambda pair: pair[:3]):
+            first, last = int(stamps[own].min()), int(stamps[own].max())
+            if result[own[0]] == "" and not any(first <= end and last >= begin for begin, end in spans.get(k, [])):
                 result[own] = str(names[k])
-                done |= {("track", first), ("storm", k)}
+                spans.setdefault(k, []).append((first, last))
     return tracks.assign({STORM: (RECORD, result.astype(str) if len(result) else np.empty(0, "<U1"))})
 
 

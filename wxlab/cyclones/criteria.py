@@ -110,5 +110,5 @@ def criteria_for(preset: str | Criteria | None, spacing: float, **changes: Any) 
         return "own", replace(preset, **changes)
     name = ("coarse" if spacing >= COARSE_FROM else "standard") if preset is None else preset
     if name not in PRESETS:
-        raise unknown("preset of cyclone criteria", name, PRESETS)
+        raise unknown("preset of cyclone criteria", name, PRESETS, do="to follow one storm from where it is known to be use follow")
     return name, replace(PRESETS[name], **changes)

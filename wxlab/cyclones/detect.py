@@ -13,7 +13,7 @@ from scipy.spatial import cKDTree
 from wxlab.cyclones.centre import cyclonic_vorticity, greatest, radius_of_maximum_wind, refine
 from wxlab.cyclones.contours import basin, closed, may_be_closed
 from wxlab.cyclones.criteria import Criteria, criteria_for
-from wxlab.cyclones.frames import Frames, Scene
+from wxlab.cyclones.frames import GRAVITY, Frames, Scene
 from wxlab.cyclones.layout import records
 from wxlab.cyclones.mesh import Mesh
 from wxlab.cyclones.sphere import unit
@@ -136,8 +136,9 @@ def _examine(scene: Scene, mesh: Mesh, pressure: np.ndarray, row: int, column: i
     wind, rmw = wind_around(scene, mesh, *centre, criteria.wind_radius)
     if criteria.candidate_wind and wind < criteria.candidate_wind:
         return None
-    height = scene.get("height")
-    return Candidate(*centre, float(values[here]), wind, rmw, vorticity, np.nan if height is None else float(height[row, column]))
+    ground = scene.get("ground")
+    height = np.nan if ground is None else float(ground[row, column]) / GRAVITY
+    return Candidate(*centre, float(values[here]), wind, rmw, vorticity, height)
 
 
 def _warm(scene: Scene, mesh: Mesh, lat: float, lon: float, criteria: Criteria) -> bool:

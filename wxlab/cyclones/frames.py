@@ -26,7 +26,6 @@ _FACTORS = {
     "Pa": {"hPa": 100.0},
     "m s-1": {"kt": 0.514444, "km h-1": 1 / 3.6},
     "m2 s-2": {"m": GRAVITY, "dam": 10 * GRAVITY},
-    "m": {"m2 s-2": 1 / GRAVITY, "km": 1000.0},
 }
 
 
@@ -76,7 +75,7 @@ class _Block:
 class Frames:
     """Fields for tracking: ``series`` says what belongs together, ``scenes`` reads them step by step.
 
-    Names of fields: ``pressure``, ``u10``, ``v10``, ``u``, ``v`` (at the vorticity level), ``upper``, ``lower`` (geopotential), ``height``.
+    Names of fields: ``pressure``, ``u10``, ``v10``, ``u``, ``v`` (at the vorticity level), ``upper``, ``lower``, ``ground`` (geopotential).
     """
 
     def __init__(self, data: xr.Dataset, *, vorticity_level: float = 850.0, levels: tuple[float, float] = (300.0, 500.0)) -> None:
@@ -108,12 +107,12 @@ class Frames:
             found[name] = self._one(source, "m s-1", vorticity_level)
         upper = self._upper_level(levels[0])
         found |= {"upper": self._one("geopotential", "m2 s-2", upper), "lower": self._one("geopotential", "m2 s-2", levels[1])}
-        found["height"] = self._one("geopotential_at_surface", "m")
+        found["ground"] = self._one("geopotential_at_surface", "m2 s-2")
         groups = {
             "10 m wind": ("u10", "v10"),
             f"wind at {vorticity_level:g} hPa": ("u", "v"),
             f"geopotential at {levels[0]:g} and {levels[1]:g} hPa": ("upper", "lower"),
-            "surface geopotential": ("height",),
+            "surface geopotential": ("ground",),
         }
         for what, names in groups.items():
             if any(found[name] is None for name in names):

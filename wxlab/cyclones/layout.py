@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from wxlab.errors import WxlabError
@@ -64,7 +65,7 @@ def records(frames: Frames, found: Sequence[Sequence[list[Candidate] | None]], a
                 keys["number"].append(series.number)
                 keys["segment"].append(index)
     shown = {name: np.asarray(values, dtype=np.int64 if name == "time" else np.float64) for name, values in columns.items()}
-    for name, source in (("vorticity", "u"), ("height", "height")):
+    for name, source in (("vorticity", "u"), ("height", "ground")):
         if source not in frames.arrays:
             del shown[name]
     looked_at = frames.series
@@ -129,3 +130,22 @@ def groups(keys: np.ndarray) -> list[np.ndarray]:
     inverse = inverse.ravel()
     order = np.argsort(inverse, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(inverse[order])) + 1)
+
+
+def summary(tracks: xr.Dataset) -> pd.DataFrame:
+    """One row for each track: when and where it begins and ends, how many records it has, its lowest pressure and greatest wind.
+
+    Returns a table by track_id: (init_time, number, storm,) first, last, records, lat, lon, last_lat, last_lon, slp (hPa), wind (m/s).
+    """
+    tracks = check(tracks)
+    names = ["track_id", "time", "lat", "lon", *(name for name in ("slp", "wind", "init_time", "number", "storm") if name in tracks)]
+    rows = tracks[names].to_dataframe().sort_values(["track_id", "time"]).groupby("track_id")
+    first, last = rows.first(), rows.last()
+    columns = {name: first[name] for name in ("init_time", "number", "storm") if name in tracks}
+    columns |= {"first": first["time"], "last": last["time"], "records": rows.size()}
+    columns |= {"lat": first["lat"], "lon": first["lon"], "last_lat": last["lat"], "last_lon": last["lon"]}
+    if "slp" in tracks:
+        columns["slp"] = rows["slp"].min() / 100
+    if "wind" in tracks:
+        columns["wind"] = rows["wind"].max()
+    return pd.DataFrame(columns)
