@@ -60,7 +60,7 @@ class Finding:
         if self.value is None or self.bar is None:
             return None
         part, whole = (self.bar, self.value) if self.below else (self.value, self.bar)
-        if not math.isfinite(part) or whole == 0:
+        if math.isnan(self.value) or whole == 0:
             return math.inf if part else 1.0
         return part / whole
 

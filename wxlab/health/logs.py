@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from wxlab.forcings import seconds
 from wxlab.health.evidence import Evidence
 from wxlab.health.findings import Measure, NotJudged
 from wxlab.splits import mask_of, span_text
@@ -83,7 +84,9 @@ def leakage(run: Evidence) -> Measure:
     if len(names) < 2:
         raise NotJudged(f"the store has the split {names[0]!r} alone")
     members = {name: np.flatnonzero(mask_of(store.splits[name], len(store))) for name in names}
-    stamps, states = _stamps(store), _fingerprints(store)
+    times, states = _true_times(store), _fingerprints(store)
+    sources = store.events.get("source", np.full(len(store), ""))
+    stamps = list(zip(times.tolist(), sources.tolist(), strict=True))
     shared: dict[str, int] = {}
     for i, one in enumerate(names):
         for other in names[i + 1 :]:
@@ -93,16 +96,12 @@ def leakage(run: Evidence) -> Measure:
             shared[f"{one} and {other}"] = max(len(np.intersect1d(a, b)), len(same), len(copies))
     pair = max(shared, key=lambda key: shared[key])
     looked = "times and states" if states else "times (the states are too many to compare)"
-    return Measure(shared[pair], SHARED, f"{pair} share {shared[pair]} {looked}, and the closest splits are {_gap(store, members)} apart")
+    return Measure(shared[pair], SHARED, f"{pair} share {shared[pair]} {looked}, and the closest splits are {_gap(times, members)} apart")
 
 
-def _stamps(store: Store) -> list[Any]:
-    """What tells a frame from others: its time, or its true time and where it was seen."""
-    events = store.events
-    if "event_time" not in events:
-        return store.times.tolist()
-    parts = [events["event_time"].astype(np.int64), *(events[name] for name in sorted(events) if name != "event_time")]
-    return list(zip(*(part.tolist() for part in parts), strict=True))
+def _true_times(store: Store) -> np.ndarray:
+    """Seconds [T]: events that are laid one after the other on the axis of time have their own."""
+    return seconds(store.events["event_time"]) if "event_time" in store.events else store.times
 
 
 def _fingerprints(store: Store) -> dict[int, bytes]:
@@ -114,9 +113,10 @@ def _fingerprints(store: Store) -> dict[int, bytes]:
     return {int(i): hashlib.blake2b(values[i].tobytes(), digest_size=16).digest() for i in alive}
 
 
-def _gap(store: Store, members: dict[str, np.ndarray]) -> str:
+def _gap(times: np.ndarray, members: dict[str, np.ndarray]) -> str:
+    """The shortest time between states of different splits."""
     owner = np.concatenate([np.full(len(places), k) for k, places in enumerate(members.values())])
-    times = store.times[np.concatenate(list(members.values()))]
+    times = times[np.concatenate(list(members.values()))]
     order = np.argsort(times, kind="stable")
     changes = np.flatnonzero(np.diff(owner[order]))
     return span_text(float(np.diff(times[order])[changes].min())) if len(changes) else "0 h"
