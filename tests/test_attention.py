@@ -143,7 +143,7 @@ def test_after_a_failure_no_hook_is_left_and_training_goes_on() -> None:
         capture(model, batch, heads=[0, 8])
     assert not any(module._forward_hooks for module in model.modules())
     assert all(module.training for module in model.modules()) and all(tap.heads is None for tap in taps)
-    assert capture(model, batch).sizes["head"] == 8
+    assert capture(model, batch).sizes["head"] == 8 and capture(model, batch, heads=np.arange(3)).sizes["head"] == 3
 
 
 FAULTS: list[tuple[dict[str, Any], str]] = [
@@ -153,7 +153,10 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
         r"\(kinds: attention; modules: translator.layers.0.attn_1, translator.layers.1.attn_1\)",
     ),
     ({"layers": ["attention", "selection*"]}, "unknown layer pattern 'selection"),
-    ({"layers": []}, "no layers were asked for"),
+    ({"layers": []}, r"layers=\[\] must be names or patterns"),
+    ({"layers": [3]}, r"layers=\[3\] must be names or patterns"),
+    ({"heads": True}, "heads=True must be numbers of heads"),
+    ({"heads": 1.5}, "heads=1.5 must be numbers of heads"),
     ({"heads": -1}, "heads=-1 must be numbers of heads, from 0 on"),
     ({"heads": []}, r"heads=\[\] must be numbers of heads"),
     ({"heads": ["first"]}, "must be numbers of heads"),
@@ -167,6 +170,16 @@ def test_what_does_not_exist_is_said(choice: dict[str, Any], message: str) -> No
     with pytest.raises(WxlabError, match=message) as caught:
         capture(model, windows(model), **choice)
     assert "\n" not in str(caught.value)
+
+
+def test_batches_without_numbers_are_refused() -> None:
+    model = create_model("met2net")
+    batch = windows(model)
+    batch.history[1, 0, 0, 2, 3] = float("nan")
+    with pytest.raises(WxlabError, match=r"the batch holds missing values \(NaN\); give normalised windows"):
+        capture(model, batch)
+    with pytest.raises(WxlabError, match="the batch is empty; give normalised windows"):
+        capture(model, windows(model, 0))
 
 
 def test_choices_are_neither_averaged_nor_drawn() -> None:

@@ -74,7 +74,10 @@ def capture(
     Raises WxlabError when the model has no attention, and for layers, heads and types that do not exist.
     """
     taps = _taps(model, layers)
-    with _recording(taps, _heads(heads), _dtype(dtype), len(batch), model.attention_parts) as readings, evaluating(model), torch.no_grad():
+    if not len(batch) or not torch.isfinite(batch.history).all():
+        fault = "holds missing values (NaN)" if len(batch) else "is empty"
+        raise WxlabError(f"the batch {fault}; give normalised windows, which hold 0 where nothing was observed")
+    with _recording(taps, _heads(heads), _dtype(dtype), len(batch), model.batch_parts) as readings, evaluating(model), torch.no_grad():
         model.predict(on_device_of(model, batch), members=1, generator=streams_for(model, batch, seed))
     kinds = _by_kind(taps, readings)
     if not kinds:
@@ -110,8 +113,8 @@ def _taps(model: Model, layers: str | Sequence[str] | None) -> dict[str, Attenti
     if layers is None:
         return taps
     patterns = [layers] if isinstance(layers, str) else list(layers)
-    if not patterns:
-        raise WxlabError("no layers were asked for; name kinds or modules, or leave layers out for all of them")
+    if not patterns or not all(isinstance(pattern, str) for pattern in patterns):
+        raise WxlabError(f"layers={layers!r} must be names or patterns of kinds or modules; leave it out for all of them")
     chosen: set[str] = set()
     for pattern in patterns:
         found = {name for name, tap in taps.items() if any(fnmatchcase(word, pattern) for word in _words(name, tap))}
@@ -135,7 +138,7 @@ def _words(name: str, tap: AttentionTap) -> list[str]:
 def _heads(heads: int | Sequence[int] | None) -> tuple[int, ...] | None:
     if heads is None:
         return None
-    numbers = [heads] if isinstance(heads, int) else list(heads)
+    numbers = [int(number) if isinstance(number, np.integer) else number for number in np.atleast_1d(np.asarray(heads, dtype=object))]
     if not numbers or not all(is_whole(number, 0) for number in numbers):
         raise WxlabError(f"heads={heads!r} must be numbers of heads, from 0 on, such as heads=[0, 3]; leave it out for all of them")
     return tuple(sorted(set(numbers)))

@@ -149,7 +149,7 @@ class Model(nn.Module):
         return carried
 
     @property
-    def attention_parts(self) -> tuple[str, ...]:
+    def batch_parts(self) -> tuple[str, ...]:
         """Names of the copies of a batch that a network runs side by side, if it does; what a tap reads has them one after the other."""
         return ()
 

@@ -147,7 +147,7 @@ class STLDM(Model):
         return last(sampler.trajectory(velocity, start, normals))
 
     @property
-    def attention_parts(self) -> tuple[str, ...]:
+    def batch_parts(self) -> tuple[str, ...]:
         """Guided, both branches are one batch, the conditioned one first."""
         return ("conditioned", "free") if self.config["guidance"] else ()
 
