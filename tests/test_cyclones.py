@@ -212,6 +212,8 @@ def test_huracanpy_saves_loads_and_matches(storm: tuple[xr.Dataset, xr.Dataset],
     assert len(matched) == 4 and (matched["temp"] == 15).all() and matched["dist"].max() < 50
     assert huracanpy.assess.pod(matched, truth, "truth") == 1 and huracanpy.assess.far(matched, found, "ours") == 0
     assert float(huracanpy.tc.ace(found.wind).sum()) > 0
+    speed = found.hrcn.get_translation_speed().values
+    np.testing.assert_allclose(speed[np.isfinite(speed)], 150_000 / 21_600, rtol=0.2)
 
 
 # -- criteria -------------------------------------------------------------------------------------------------------------------
