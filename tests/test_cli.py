@@ -15,8 +15,8 @@ from wxlab.cli import app
 from wxlab.errors import WxlabError
 
 COMMANDS = [
-    "data list", "data show", "data check", "data prepare", "data tree", "train", "forecast", "verify", "track", "run", "sweep", "demo",
-    "lab", "doctor",
+    "data list", "data show", "data check", "data prepare", "data tree", "train", "forecast", "verify", "track", "health", "run", "sweep",
+    "demo", "lab", "doctor",
 ]  # fmt: skip
 
 
@@ -55,6 +55,8 @@ def test_from_data_to_scores(catalogue: Path, tmp_path: Path) -> None:
     assert f"wrote {tmp_path / 'tree'}" in tree and (tmp_path / "tree" / "statistic" / "mean_std_single.json").is_file()
     trained = call("train", "convlstm", store, "--run-dir", run, "--preset", "tiny", "-p", "steps=2", "-p", "lr=1e-3", "-p", "batch_size=2")
     assert "best.safetensors" in trained
+    looked = call("health", run, "--steps", "4")
+    assert "clear  leakage between splits" in looked and "signatures of failure found" in looked.splitlines()[-1]
     assert f"wrote {forecast}" in call("forecast", run, store, forecast, "--steps", "2")
     scores = tmp_path / "scores.nc"
     assert "rmse" in call("verify", forecast, store, "--metrics", "rmse,acc", "--out", str(scores))

@@ -24,6 +24,7 @@ from wxlab.health import SIGNATURES, Findings, check
 from wxlab.health.findings import Finding, Measure
 from wxlab.models import create_model
 from wxlab.models.met2net.recipe import TwoStage
+from wxlab.plots import plot_health
 from wxlab.store import Store, open_store, prepare
 from wxlab.trainer import train
 
@@ -342,6 +343,11 @@ def test_findings_are_a_list_a_table_and_names(store: Store, tmp_path: Path) -> 
     assert list(table.index) == list(SIGNATURES) and table.loc["flicker", "state"] == "found"
     assert "unknown signature 'flickr'; did you mean 'flicker'?" in refusal(lambda: findings["flickr"])
     assert len(str(findings).splitlines()) == len(findings) and "bar > 2" in str(findings["flicker"])
+    figure = plot_health(findings)
+    written = [text.get_text() for text in figure.axes[0].texts]
+    assert len(written) == len(findings) and "a oracle has no first estimate" in written
+    assert figure.axes[0].get_title(loc="left").startswith("1 of 7 signatures of failure found")
+    assert "findings is a dict; give what wxlab.health.check" in refusal(lambda: plot_health({}))  # type: ignore[arg-type]
     assert (findings["flicker"].severity or 0) > 1 and (findings["blur"].severity or 9) < 1 and findings["momentum"].severity is None
 
 

@@ -269,6 +269,22 @@ def track(
 
 
 @app.command()
+def health(
+    run_dir: Path,
+    store: Annotated[Path | None, typer.Option(help="What it was trained on, where it was moved since.")] = None,
+    forecasts: Annotated[bool, typer.Option(help="Also roll the network out over the validation split.")] = True,
+    steps: Annotated[int, typer.Option(help="Of the roll-outs.")] = 20,
+    members: Annotated[int, typer.Option(help="Of the roll-outs, where the model is stochastic.")] = 4,
+) -> None:
+    """Look for signatures of failure in a training run, and say what cures them.  Example: wxlab health runs/a"""
+    from wxlab.health import check
+
+    findings = check(run_dir, store=store, forecasts=forecasts, steps=steps, members=members)
+    print(findings)
+    print(f"{len(findings.found)} of {len(findings) - len(findings.not_judged)} signatures of failure found")
+
+
+@app.command()
 def run(
     notebook: Path,
     out: Annotated[Path, typer.Option(help="Folder or file for the executed notebook.")] = Path("runs/executed"),

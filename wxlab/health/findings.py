@@ -61,7 +61,7 @@ class Finding:
             return None
         part, whole = (self.bar, self.value) if self.below else (self.value, self.bar)
         if math.isnan(self.value) or whole == 0:
-            return math.inf if part else 1.0
+            return math.inf if part else 0.0
         return part / whole
 
     def __str__(self) -> str:
