@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from wxlab.plots.alignment import plot_cka, plot_cka_layers
 from wxlab.plots.animation import Animation, animate
 from wxlab.plots.bars import plot_bars
 from wxlab.plots.couplings import plot_couplings
@@ -10,6 +11,7 @@ from wxlab.plots.ensemble import explore_ensemble, plot_zonal
 from wxlab.plots.experts import plot_choices, plot_forgetting, plot_overlap, plot_shares, plot_tensors
 from wxlab.plots.explorer import explore
 from wxlab.plots.extension_explorer import explore_extension
+from wxlab.plots.health import plot_health
 from wxlab.plots.holo import holo_comparison
 from wxlab.plots.losses import LiveLoss, plot_losses
 from wxlab.plots.maps import plot_comparison, plot_map, plot_maps
@@ -48,6 +50,8 @@ __all__ = [
     "plot_availability",
     "plot_bars",
     "plot_choices",
+    "plot_cka",
+    "plot_cka_layers",
     "plot_climatology",
     "plot_comparison",
     "plot_couplings",
@@ -55,6 +59,7 @@ __all__ = [
     "plot_exceedance",
     "plot_forgetting",
     "plot_frames",
+    "plot_health",
     "plot_histograms",
     "plot_losses",
     "plot_map",
