@@ -26,6 +26,7 @@ from wxlab.models.mosaic import Mosaic
 from wxlab.models.stldm import STLDM
 from wxlab.models.vamoe import VAMoE
 from wxlab.nn.attention_tap import AttentionTap
+from wxlab.plots import plot_attention
 
 WITHOUT = (
     "persistence", "climatology", "random_walk", "extrapolation", "sprog", "steps", "simvp", "tau", "convlstm",
@@ -183,6 +184,24 @@ def test_tokens_of_latents_lie_where_their_patches_are() -> None:
     hours = maps["key_lead_single"].values / np.timedelta64(1, "h")
     np.testing.assert_allclose(hours, torch.cat([output, known]))
     assert set(maps["key_stream_single"].values[: len(output)]) == {"output"} and set(maps["key_stream_refiner"].values) == {"known"}
+
+
+def test_a_forecaster_of_latents_has_the_places_of_its_transformer() -> None:
+    model = forecaster()
+    maps = capture(model, windows(model), layers="single")
+    places = model.transformer.attention_coordinates("single", {"query": maps.sizes["query"], "key": maps.sizes["key"]})
+    assert {"query_latitude", "key_longitude", "key_stream", "key_lead"} <= set(places)
+    for name, (_, values) in places.items():
+        np.testing.assert_array_equal(maps[name], values)
+    assert maps.attrs["model"] == "ladcast_forecaster" and maps["time"].size == 2
+
+
+def test_maps_of_any_kind_are_drawn_on_a_page() -> None:
+    for name in READ:
+        model = make(name)
+        maps = capture(model, windows(model))
+        for kind in (kind for kind, array in maps.items() if "into" not in array.attrs):
+            assert max(plot_attention(maps, str(kind)).get_size_inches()) < 9, (name, kind)
 
 
 def test_windows_lie_where_their_tokens_are(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -144,7 +144,7 @@ def _attention_places(count: int, names: tuple[list[str], list[str]]) -> tuple[F
     """A figure with square-celled axes for some panels, at most four side by side, with room for the names of rows."""
     across = min(count, 4)
     down = -(-count // across)
-    cell = float(np.clip(4.0 / len(names[1]), 0.03, 0.55)) * (1.0 if count == 1 else 0.65)
+    cell = min(5.0 / max(len(names[0]), len(names[1])), 0.55) * (1.0 if count == 1 else 0.65)
     width, height = cell * len(names[1]), cell * len(names[0])
     figure = new_figure(max(across * (width + 0.15) + 0.075 * max(map(len, names[0])) + 1.4, 4.0), down * (height + 0.85) + 0.35)
     places = figure.subplots(down, across, squeeze=False)
