@@ -227,6 +227,7 @@ def test_inert_experts_and_equal_gates(store: Store, tmp_path: Path) -> None:
 
     fresh, learned = vamoe("fresh", 1.0, False), vamoe("learned", 16.0, True)
     assert fresh["inert_experts"].state == "found" and "2 of 2 experts are inert" in fresh["inert_experts"].text
+    assert "'expert_gain': 16" in fresh["inert_experts"].cure
     assert fresh["equal_gates"].state == "found" and fresh["equal_gates"].value == pytest.approx(1, abs=0.01)
     assert "geopotential and surface" in fresh["equal_gates"].text
     assert learned["inert_experts"].state == "clear" and "0 of 2" in learned["inert_experts"].text
@@ -263,7 +264,7 @@ def test_what_cannot_be_judged_says_why(store: Store, radar: Store, tmp_path: Pa
     assert few["drift"].text == "the roll-outs have 2 lead times and 4 are needed; ask for more steps or a longer split"
     alone = oracle(store, tmp_path / "alone", "deterministic")
     assert alone["equal_members"].text == "oracle is deterministic, so there is no spread"
-    assert alone["first_estimate"].text == "a oracle has no first estimate"
+    assert alone["first_estimate"].text == "oracle has no first estimate"
     without = check(tmp_path / "alone", forecasts=False)
     assert {finding.name for finding in without.not_judged} >= set(ROLLED)
     assert without["flicker"].text == "it needs roll-outs; ask for forecasts=True"
@@ -345,7 +346,7 @@ def test_findings_are_a_list_a_table_and_names(store: Store, tmp_path: Path) -> 
     assert len(str(findings).splitlines()) == len(findings) and "bar > 2" in str(findings["flicker"])
     figure = plot_health(findings)
     written = [text.get_text() for text in figure.axes[0].texts]
-    assert len(written) == len(findings) and "a oracle has no first estimate" in written
+    assert len(written) == len(findings) and "oracle has no first estimate" in written
     assert figure.axes[0].get_title(loc="left").startswith("1 of 7 signatures of failure found")
     assert "findings is a dict; give what wxlab.health.check" in refusal(lambda: plot_health({}))  # type: ignore[arg-type]
     assert (findings["flicker"].severity or 0) > 1 and (findings["blur"].severity or 9) < 1 and findings["momentum"].severity is None

@@ -56,7 +56,7 @@ SIGNATURES = {
     ),
     "inert_experts": Signature(
         "inert experts", networks.inert_experts,
-        "give model={'expert_gain': k} with k the channels that an expert sees, or train much longer",
+        "give a larger expert_gain, up to the number of channels that an expert sees, or train much longer",
     ),
     "equal_gates": Signature(
         "gates that overlap wholly", networks.equal_gates,

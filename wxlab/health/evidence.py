@@ -145,7 +145,7 @@ class Evidence:
     def network(self, name: str, what: str) -> Model:
         """The model, when it is the one that a signature belongs to."""
         if self.settings["name"] != name:
-            raise NotJudged(f"a {self.settings['name']} has no {what}")
+            raise NotJudged(f"{self.settings['name']} has no {what}")
         return self.model
 
     @property

@@ -51,7 +51,7 @@ def momentum(run: Evidence) -> Measure:
     from wxlab.models.met2net.recipe import TwoStage
 
     if run.settings["name"] != "met2net":
-        raise NotJudged(f"a {run.settings['name']} is trained without a momentum copy")
+        raise NotJudged(f"{run.settings['name']} is trained without a momentum copy")
     alpha = run.settings["recipe"].get("alpha", inspect.signature(TwoStage).parameters["alpha"].default)
     scored = [line for line in run.lines if "validation" in line and "data" in line]
     if not scored:
@@ -78,19 +78,21 @@ def first_estimate(run: Evidence) -> Measure:
     ratio = float((guess - target).square().mean() / target.var().clamp(min=torch.finfo(target.dtype).tiny))
     weight = run.settings["recipe"].get("constraint", 1.0)
     text = f"the first estimate (trained with constraint={weight:g}) has {ratio:.3g} times the variance of the frames as squared error"
-    return Measure(ratio, FIRST_ESTIMATE, text)
+    return Measure(ratio, FIRST_ESTIMATE, text, cure="train longer or with a larger lr" if weight else "")
 
 
 def inert_experts(run: Evidence) -> Measure:
     """Norm of an expert's output over the shared expert's, in the block where it is strongest; the weakest expert."""
     from wxlab.models.vamoe.choices import expert_strength
 
-    strength = expert_strength(run.network("vamoe", "experts"), run.batch).max("block")
+    model = run.network("vamoe", "experts")
+    strength = expert_strength(model, run.batch).max("block")
     weakest = int(strength.values.argmin())
     least, inert = float(strength[weakest]), int((strength < INERT).sum())
     name = strength["expert"].values[weakest]
     text = f"the expert of {name} adds {least:.2g} of what the shared one does, and {inert} of {len(strength)} experts are inert"
-    return Measure(least, INERT, text, below=True)
+    seen = int(model.config["embed_dim"] / model.config["topk"])
+    return Measure(least, INERT, text, below=True, cure=f"give model={{'expert_gain': {seen}}}, or train much longer")
 
 
 def equal_gates(run: Evidence) -> Measure:

@@ -29,11 +29,16 @@ TINY = 1e-6  # normalised values that do not vary
 
 
 def flicker(run: Evidence) -> Measure:
-    """Changes from step to step that the next step undoes (second differences in time) over the truth's, the worst channel."""
+    """Changes from step to step that the next step undoes (second differences in time) over the truth's, the worst channel.
+
+    The median over lead times, so that neither the first steps away from the analysis nor a growth at the end is taken for it.
+    """
     rolled = run.rolled
     rolled.require(3)
-    ours = _rms(rolled, np.diff(rolled.forecast, n=2, axis=2))
-    theirs = _rms(rolled, np.diff(rolled.truth[:, None], n=2, axis=2))
+    ours, theirs = (
+        np.median([_rms(rolled, changes) for changes in np.moveaxis(np.diff(values, n=2, axis=-4), -4, 0)], axis=0)
+        for values in (rolled.forecast, rolled.truth)
+    )
     ratio = np.divide(ours, theirs, out=np.zeros_like(ours), where=theirs > TINY)
     worst = int(ratio.argmax())
     text = f"changes of {rolled.channels[worst]} from step to step that the next undoes are {ratio[worst]:.3g} times the truth's"
