@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 import xarray as xr
 
+import wxlab
 from wxlab.attention import between_variables, capture, couplings, untrained
 from wxlab.couplings import relation
 from wxlab.errors import WxlabError
@@ -234,7 +236,7 @@ FAULTS: dict[str, tuple[Any, dict[str, Any], str]] = {
         lambda: maps(random_weights(3, 0), (ALL[0], *ALL[3:5])), {"measures": "partners"}, "no two of these variables are geostrophic"
     ),
     "lag": (lambda: maps(random_weights(6, 0)), {"lag": -6}, "lag=-6 must be a number of hours of at least 0"),
-    "odd lag": (lambda: maps(random_weights(6, 0)), {"lag": 5}, "the data have 0 states with another 5 h later, and 8 are needed"),
+    "odd lag": (lambda: maps(random_weights(6, 0)), {"lag": 5}, "0 states with another 5 h later, where 8 are needed, and lie 6 h"),
     "permutations": (lambda: maps(random_weights(6, 0)), {"permutations": 0}, "permutations=0 must be a whole number"),
     "control": (lambda: maps(random_weights(6, 0)), {"control": maps(random_weights(3, 0), ALL[:3])}, "the control has other variables"),
     "missing": (
@@ -255,6 +257,19 @@ def test_what_cannot_be_compared_is_said(fault: str) -> None:
     with pytest.raises(WxlabError, match=message) as caught:
         couplings(given(), **{"data": data(40), **options})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.real_data
+def test_real_winds_follow_the_pressure_gradient(real_catalog: Path) -> None:
+    fields = wxlab.open_dataset("era5_sample_1deg", catalog=real_catalog)
+    names = ("10m_u_component_of_wind", "10m_v_component_of_wind", "mean_sea_level_pressure", "2m_temperature")
+    found = couplings(maps(random_weights(4, 0), names), fields, lag=0)
+    near = found["association"].sel(measure="gradient", source=["mean_sea_level_pressure", "2m_temperature"])
+    for wind in names[:2]:
+        pressure, temperature = near.sel(target=wind).values
+        assert pressure > 0.55 and pressure > temperature + 0.15
+    with pytest.raises(WxlabError, match="0 states with another 6 h later, where 8 are needed, and lie 7 h apart"):
+        couplings(maps(random_weights(4, 0), names), fields)
 
 
 def test_another_dataset_is_not_drawn() -> None:

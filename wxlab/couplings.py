@@ -25,7 +25,6 @@ import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from wxlab.channels import belongs, dataset_channels, split_channel, stack
 from wxlab.errors import WxlabError, is_number, is_whole, unknown
@@ -302,8 +301,10 @@ def _pairs(dataset: xr.Dataset, hours: float, most: int) -> tuple[NDArray[np.int
     fits = (stamps[partner] == stamps + round(hours * 3600)) & (segment[partner] == segment)
     first = np.flatnonzero(fits)
     if len(first) < LEAST_TIMES:
+        apart = f", and lie {np.median(np.diff(np.sort(stamps))) / 3600:g} h apart" if len(stamps) > 1 else ""
         raise WxlabError(
-            f"the data have {len(first)} states with another {hours:g} h later, and {LEAST_TIMES} are needed; give more times, or a lag"
+            f"the data have {len(first)} states with another {hours:g} h later, where {LEAST_TIMES} are needed{apart}; "
+            "give more times, or a lag= that fits them"
         )
     first = first[np.unique(np.linspace(0, len(first) - 1, min(most, len(first))).round().astype(int))]
     return first, partner[first]
@@ -369,6 +370,8 @@ class _Permutations:
 
     def _ranks(self, matrix: Array) -> Array:
         """Ranks of each row off the diagonal, mean 0, length of all 1; 0 on it. NaN where all rows are even."""
+        from scipy.stats import rankdata
+
         ranks = rankdata(np.round(matrix[self.off].reshape(len(matrix), -1), 12), axis=1)
         ranks = ranks - ranks.mean(1, keepdims=True)
         length = np.linalg.norm(ranks)
