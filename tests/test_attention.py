@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -180,6 +181,26 @@ def test_batches_without_numbers_are_refused() -> None:
         capture(model, batch)
     with pytest.raises(WxlabError, match="the batch is empty; give normalised windows"):
         capture(model, windows(model, 0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("heads", [None, (1, 3)])
+def test_shown_weights_are_those_of_the_fused_kernel(dtype: torch.dtype, heads: tuple[int, ...] | None) -> None:
+    q, k, v = (torch.randn(6, count, length, 8, dtype=dtype) for count, length in ((4, 5), (2, 7), (2, 7)))  # two query heads for each key
+    tap = AttentionTap(("window", "head", "query", "key"))
+    seen: list[tuple[Tensor, dict[str, Any]]] = []
+    tap.show(q, k, (2, 3))  # no one reads: nothing is formed
+    tap.register_forward_hook(lambda module, given, named, out: seen.append((out, named)), with_kwargs=True)
+    tap.heads = heads
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.float32):
+        tap.show(q.requires_grad_(), k, (2, 3))
+    ((weights, named),) = seen
+    chosen = list(range(4) if heads is None else heads)
+    assert named["heads"] == heads and weights.shape == (2, 3, len(chosen), 5, 7) and not weights.requires_grad
+    assert weights.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    out = F.scaled_dot_product_attention(q, k, v, enable_gqa=True)[:, chosen]
+    found = weights.flatten(0, 1) @ v.repeat_interleave(2, 1)[:, chosen].to(weights.dtype)
+    torch.testing.assert_close(found, out.to(weights.dtype), rtol=1e-5, atol=2e-2 if dtype == torch.bfloat16 else 1e-6)
 
 
 def test_choices_are_neither_averaged_nor_drawn() -> None:
