@@ -150,7 +150,7 @@ class Evidence:
 
     @property
     def split(self) -> str:
-        """The split that networks are judged on; never the test split while there is another."""
+        """The split that networks are judged on, never the test split."""
         return next(name for name in ("validation", "train") if name in self.store.splits)
 
     @cached_property
