@@ -161,6 +161,10 @@ def test_a_failing_model_loses_its_hooks() -> None:
 def test_samplers_pass_a_module_many_times() -> None:
     model = create_model("stldm")
     batch = windows(model, 2)
+    if model.batch_parts:
+        with pytest.raises(WxlabError, match="with_sampling"):
+            cka.features(model, [batch], "*")
+        model = model.with_sampling(guidance=0.0)  # type: ignore[operator]
     batch.history = batch.history.sigmoid()
     name = next(name for name, module in model.named_modules() if "time_mlp" in name or "mid" in name)
     first, later = (cka.features(model, [batch], name, call=call)[name].gram for call in (0, 2))

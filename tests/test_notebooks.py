@@ -129,6 +129,20 @@ OTHER: dict[str, dict[str, Any]] = {
         "claim_hours": 12,
         "seed": 3,
     },
+    "08_attention_and_cka": {
+        "variables": ["2m_temperature", "geopotential", "10m_u_component_of_wind", "10m_v_component_of_wind"],
+        "levels": [500],
+        "normalisation": "zscore",
+        "model_options": {"N_S": 4, "hid_T": 32},
+        "second_options": {"patch": 4},
+        "steps": 2,
+        "frames": 2,
+        "step_hours": 12,
+        "samples": 10,
+        "controls": 2,
+        "permutations": 50,
+        "seed": 3,
+    },
     "09_hurricane_tracking": {
         "grid": [60, 120],
         "days": 6,
@@ -216,6 +230,15 @@ def expect_mesh(result: dict[str, Any]) -> None:
     assert (metrics["drift_hpa"] is None) == ("mean_sea_level_pressure" not in result["parameters"]["variables"])
 
 
+def expect_insight(result: dict[str, Any]) -> None:
+    metrics = result["metrics"]
+    assert [claim["holds"] for claim in result["claims"]] == [True]
+    assert {"correlation", "gradient", "mutual_information"} <= set(metrics["agreement"]) == set(metrics["gain"])
+    assert abs(metrics["unrelated"]["debiased"]) < 0.3 < metrics["unrelated"]["biased"]
+    assert all(-0.3 < value <= 1 for value in metrics["trained_untrained"].values())
+    assert len([name for name in metrics["layers"] if name.startswith("encoders.0")]) == 4
+
+
 def expect_tracks(result: dict[str, Any]) -> None:
     metrics = result["metrics"]
     assert len(result["claims"]) == 6 and all(claim["holds"] for claim in result["claims"])
@@ -235,6 +258,7 @@ EXPECTED: dict[str, Callable[[dict[str, Any]], None]] = {
     "05_ladcast_forecast": expect_ensemble,
     "06_mosaic": expect_mesh,
     "07_vamoe": expect_extension,
+    "08_attention_and_cka": expect_insight,
     "09_hurricane_tracking": expect_tracks,
 }
 

@@ -87,6 +87,16 @@ def test_vamoe_learns_further_variables_on_a_real_series(real_catalog: Path, tmp
 
 @pytest.mark.slow
 @pytest.mark.real_data
+def test_insight_into_networks_of_a_real_series(real_catalog: Path, tmp_path: Path) -> None:
+    little = {"steps": 2, "samples": 16, "controls": 2, "permutations": 99, "frames": 3, "step_hours": 24}
+    sizes = {"model_options": {"N_S": 2}, "second_options": {"patch": 1}, "run_dir": str(tmp_path / "run")}
+    data = {"dataset": "ncep_iberia", "variables": [T2M, "geopotential", "temperature", "specific_humidity"], "levels": [500]}
+    done = run(NOTEBOOKS / "08_attention_and_cka.ipynb", tmp_path / "out", **data, **little, **sizes)
+    assert set(done.result["metrics"]["agreement"]) >= {"correlation", "mutual_information"}
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
 def test_tracks_of_a_real_storm(real_catalog: Path, tmp_path: Path) -> None:
     little = {"grid": [60, 120], "days": 6, "members": 2, "contour_depths": [200.0], "fit_seasons": [2000, 2010], "networks": []}
     given = {"real_dataset": "era5_sample_1deg", "test_seasons": [2021, 2021], "run_dir": str(tmp_path / "run"), **little}

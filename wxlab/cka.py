@@ -124,8 +124,13 @@ def features(
     Met2Net's paper, where encoders see B·T frames).  call: which of the passes through a module counts (samplers make many).
     seed: of the noise of stochastic models. Modules of sequences or dictionaries, whose first output is no tensor, are left out.
     The model's mode and hooks are as before afterwards.
-    Raises WxlabError for a pattern that fits no module, with the nearest names, and for a call that was never made.
+    Raises WxlabError for a pattern that fits no module, with the nearest names, for a call that was never made, and for guided models.
     """
+    if model.batch_parts:
+        raise WxlabError(
+            f"{model_name(model)} runs {' and '.join(model.batch_parts)} samples side by side, which rows cannot tell apart; "
+            "take it without guidance, model.with_sampling(guidance=0)"
+        )
     modules, tape = _chosen(model, layers), _Tape(call)
     grams: dict[str, Gram] = {}
     owners: dict[str, list[int]] = {}

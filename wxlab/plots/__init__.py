@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from wxlab.plots.alignment import plot_cka, plot_cka_layers
 from wxlab.plots.animation import Animation, animate
+from wxlab.plots.attention_explorer import explore_attention
 from wxlab.plots.bars import plot_bars
 from wxlab.plots.couplings import plot_couplings
 from wxlab.plots.degrees import plot_degrees
@@ -39,6 +40,7 @@ __all__ = [
     "LiveLoss",
     "animate",
     "explore",
+    "explore_attention",
     "explore_blocks",
     "explore_ensemble",
     "explore_extension",

@@ -15,6 +15,7 @@ from wxlab.plots.style import channel_label
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from wxlab.plots.attention_explorer import AttentionView
     from wxlab.plots.explorer import View
     from wxlab.plots.mesh import BlocksView
     from wxlab.plots.nowcast_explorer import NowcastView
@@ -22,14 +23,14 @@ if TYPE_CHECKING:
 
 _WORDS = {
     "threshold": "Threshold", "level": "Level", "time": "Time", "lead": "Lead time", "number": "Member", "latitude": "Latitude",
-    "longitude": "Longitude", "head": "Head", "storm": "Storm",
+    "longitude": "Longitude", "head": "Head", "storm": "Storm", "layer": "Layer",
 }  # fmt: skip
 
 
 class Explorer(widgets.VBox):
     """Controls for a View. Where no widget can be shown (a saved or exported notebook) the last picture stands in for it."""
 
-    def __init__(self, view: View | NowcastView | BlocksView | TracksView, choice: dict[str, Any]) -> None:
+    def __init__(self, view: View | NowcastView | BlocksView | TracksView | AttentionView, choice: dict[str, Any]) -> None:
         self.view = view
         self.values = view.entries(choice["variable"])
         names = [(channel_label(name, with_units=False), name) for name in view.variables]
