@@ -36,6 +36,7 @@ from wxlab.models.ladcast.forecaster import decode_frames
 from wxlab.models.ladcast.transformer import DualBlock, RefinerBlock, SingleBlock, Stream, noise_features, year_features
 from wxlab.nn.edm import karras_sigmas, sample
 from wxlab.normaliser import Normaliser, Transform
+from wxlab.pieces import LEAD, write
 
 SMALL: dict[str, Any] = {"heads": 4, "dual": 2, "single": 4, "refiner": 1}
 
@@ -245,7 +246,8 @@ def measure_decode(pieces: int) -> None:
             yield where, piece
 
     with tempfile.TemporaryDirectory() as folder:
-        rollout._write(some(), Path(folder) / "forecast.zarr", request, states["time"].values)
+        leads = (np.arange(1, 61) * transformer.spec.step).astype("timedelta64[s]").astype("timedelta64[ns]")
+        write(some(), Path(folder) / "forecast.zarr", {"time": states["time"].values, "number": np.arange(50), LEAD: leads})
     spent = time.process_time() - started
     print(f"  {peak_memory():.0f} MiB after {count} of 210 pieces of at most {largest / 2**20:.0f} MiB were written ({spent:.0f} CPU s)")
     whole, latents = (50 * 60 * 84 * points * 4 / 2**30 for points in (120 * 240, 15 * 30))

@@ -9,31 +9,26 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
-import dask.array
 import numpy as np
 import torch
 import xarray as xr
-import zarr
 from torch import Tensor
 
 from wxlab import forcings
 from wxlab.channels import locate_channel, split_channel, stack, unstack
 from wxlab.errors import WxlabError, unknown
-from wxlab.files import atomic_dir
 from wxlab.forcings import seconds
 from wxlab.grids import Grid, grid_of, order_on, turned
 from wxlab.models.base import Batch, Model
+from wxlab.pieces import LEAD, Piece, free_place, gather, write
 from wxlab.preparation.blocks import read_values
 from wxlab.splits import parse_time, regular_step, span_text, time_text
 from wxlab.store import Normaliser, Store, open_store
 from wxlab.streams import Streams
 
-LEAD = "prediction_timedelta"
 CHUNK_BYTES = 32 << 20  # of a chunk of a forecast, where one lead time is not more: what is in memory of each variable at once
-Piece = tuple[dict[str, slice], xr.Dataset]  # a part of a forecast and its place in the whole
 States = xr.Dataset | Store | str | os.PathLike[str]
 
 
@@ -71,16 +66,17 @@ def forecast(
     request = Request(model, steps, members, seed, batch_size)
     states = _states(model, initial)
     starts = initial_times(model, states, steps=steps) if times is None else _asked(model, states, times, steps)
-    target = None if out is None else _place(out)
+    target = None if out is None else free_place(out)
     if device is not None:
         model.to(_device(device))
     training = model.training
     model.eval()
     pieces = _pieces(request, states, starts)
+    axes = {"time": starts, "number": np.arange(members), LEAD: _leads(model, 0, steps)}
     try:
         if target is None:
-            return _gather(pieces, request, starts)
-        _write(pieces, target, request, starts)
+            return gather(pieces, axes)
+        write(pieces, target, axes)
     finally:
         model.train(training)
     return xr.open_zarr(target, consolidated=False, decode_timedelta=True)
@@ -203,58 +199,6 @@ def _states(model: Model, initial: States) -> xr.Dataset:
                     "select or average the others first"
                 )
     return states
-
-
-def _place(out: str | os.PathLike[str]) -> Path:
-    """Where a forecast may be written: nothing is there yet, or a forecast that it will replace."""
-    target = Path(out)
-    if target.exists() and not (target / LEAD / "zarr.json").is_file():
-        raise WxlabError(f"{target} exists and is no forecast, so none will be written in its place; choose another name")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WxlabError(f"{target} cannot be written ({error.strerror}); choose another place") from None
-    return target
-
-
-def _write(pieces: Iterator[Piece], target: Path, request: Request, starts: np.ndarray) -> None:
-    """Write pieces one after the other; ``target`` appears when the last one is complete."""
-    with atomic_dir(target) as folder:
-        group = None
-        for place, piece in pieces:
-            if group is None:
-                encoding: dict[str, Any] = {str(name): {"chunks": field.shape} for name, field in piece.data_vars.items()}
-                encoding["time"] = {"units": "seconds since 1970-01-01", "dtype": "int64", "chunks": (len(starts),)}
-                whole = _whole(piece, request, starts, lazily=True)
-                whole.to_zarr(folder, mode="w", compute=False, consolidated=False, zarr_format=3, encoding=encoding)
-                group = zarr.open_group(str(folder), mode="r+")
-            for name, field in piece.data_vars.items():
-                array: Any = group[str(name)]
-                array[tuple(place.get(str(dim), slice(None)) for dim in field.dims)] = field.values
-
-
-def _gather(pieces: Iterator[Piece], request: Request, starts: np.ndarray) -> xr.Dataset:
-    """Put the pieces together in memory."""
-    whole = None
-    for place, piece in pieces:
-        if whole is None:
-            whole = _whole(piece, request, starts)
-        for name, field in piece.data_vars.items():
-            whole[name].values[tuple(place.get(str(dim), slice(None)) for dim in field.dims)] = field.values
-    assert whole is not None
-    return whole
-
-
-def _whole(piece: xr.Dataset, request: Request, starts: np.ndarray, lazily: bool = False) -> xr.Dataset:
-    """A Dataset for the whole forecast like a piece of it, its values not filled in yet."""
-    axes = {"time": starts, "number": np.arange(request.members), LEAD: _leads(request.model, 0, request.steps)}
-    coords = {dim: axes.get(str(dim), piece[dim].values) for dim in piece.dims}
-
-    def blank(field: xr.DataArray) -> Any:
-        shape = [len(coords[dim]) for dim in field.dims]
-        return dask.array.empty(shape, dtype=field.dtype, chunks=field.shape) if lazily else np.empty(shape, field.dtype)
-
-    return xr.Dataset({name: (field.dims, blank(field), field.attrs) for name, field in piece.data_vars.items()}, coords, piece.attrs)
 
 
 def _leads(model: Model, first: int, stop: int) -> np.ndarray:
