@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
 
 import dask.array
 import huracanpy
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import vortices
@@ -212,6 +214,10 @@ def test_huracanpy_saves_loads_and_matches(storm: tuple[xr.Dataset, xr.Dataset],
     assert len(matched) == 4 and (matched["temp"] == 15).all() and matched["dist"].max() < 50
     assert huracanpy.assess.pod(matched, truth, "truth") == 1 and huracanpy.assess.far(matched, found, "ours") == 0
     assert float(huracanpy.tc.ace(found.wind).sum()) > 0
+    figure, axes = huracanpy.plot.tracks(found.lon, found.lat, intensity_var=found.wind)
+    drawn = np.concatenate([each.get_offsets() for each in axes.collections if len(each.get_offsets()) > 1])
+    np.testing.assert_allclose(np.sort(drawn[:, 1]), np.sort(found.lat))
+    plt.close(figure)
     speed = found.hrcn.get_translation_speed().values
     np.testing.assert_allclose(speed[np.isfinite(speed)], 150_000 / 21_600, rtol=0.2)
 
@@ -262,6 +268,14 @@ def test_stitching_rules(storm: tuple[xr.Dataset, xr.Dataset]) -> None:
     parts = stitch(holes, gap=18, duration=0, wind_hours=0, latitude_hours=0)
     assert len(np.unique(parts.track_id)) == 2
     assert error(stitch(holes), truth).max() < 60
+    with pytest.raises(WxlabError, match="contour_depth is a criterion of detection"):
+        stitch(found, contour_depth=9000)
+    # another preset brings its rules of stitching, and says so; what was asked of the candidates stays written
+    loose = detect(data, "coarse", contour_depth=120, cells=6)
+    other = stitch(loose, "tempest_ullrich2021")
+    criteria = json.loads(other.attrs["criteria"])
+    assert other.attrs["preset"] == "coarse, stitched tempest_ullrich2021"
+    assert (criteria["contour_depth"], criteria["wind"], criteria["range"], criteria["cells"]) == (120, 10, 8, 6)
 
 
 def test_high_ground(storm: tuple[xr.Dataset, xr.Dataset]) -> None:

@@ -53,6 +53,8 @@ def test_mistakes(storm: xr.Dataset, tmp_path: Path) -> None:
         open_fields(str(tmp_path / "no.nc"))
     with pytest.raises(WxlabError, match="simulated_atmosphere"):
         open_fields("simulated_atmospher")
+    done = CliRunner().invoke(app, ["track", str(tmp_path / "no.nc"), str(tmp_path / "tracks.json")])
+    assert done.exit_code != 0 and "no suffix of a file of tracks" in str(done.exception)  # said before anything is read
     (tmp_path / "bad.nc").write_text("nothing")
     with pytest.raises(WxlabError, match="cannot be read as a store, zarr or netCDF file"):
         open_fields(str(tmp_path / "bad.nc"))

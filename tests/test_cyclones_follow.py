@@ -74,6 +74,9 @@ def test_mistakes() -> None:
     for start, message in (((50, 10), "outside the grid"), ((95, 0), "start is"), ("here", "start is")):
         with pytest.raises(WxlabError, match=message):
             follow(data, start)  # type: ignore[arg-type]
+    for changes, message in (({"offset": "a"}, "offset is 'a'"), ({"spacing": 0}, "spacing is 0")):
+        with pytest.raises(WxlabError, match=message):
+            follow(data, (3, 3), **changes)  # type: ignore[arg-type]
     with pytest.raises(WxlabError, match="boxes is"):
         follow(data, (3, 3), boxes=())
     late = follow(data, (3, 3)).isel(record=[1])

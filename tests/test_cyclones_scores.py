@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import huracanpy
 import numpy as np
@@ -141,6 +142,15 @@ def test_perturbed_copies_give_the_errors_put_in(observed: xr.Dataset) -> None:
     assert (worse["low"].iloc[1:] > 0).all()
 
 
+def test_errors_are_compared_by_their_size() -> None:
+    """A pressure 8 hPa too low is no better than one 5 hPa too high; where no storm was found there is nothing to average."""
+    cases = pd.DataFrame({"storm": [f"s{k}" for k in range(10)], "lead": 24.0, "init_time": 0})
+    low, high = cases.assign(slp_error=-800.0), cases.assign(slp_error=500.0)
+    assert difference(low, high, "slp_error")["difference"].tolist() == [300.0]
+    assert by_lead(low, "slp_error")["mean"].tolist() == [-800.0]
+    assert by_lead(low.iloc[:0], "slp_error").shape == (0, 5)
+
+
 def test_bootstrap_is_over_storms() -> None:
     """The interval of a mean over ten storms does not shrink when each has a hundred equal records."""
     random = np.random.default_rng(0)
@@ -223,6 +233,12 @@ def test_strike_probability_by_hand() -> None:
     assert whole.max() == 0.5 and whole.longitude[0] < 176 < 184 < whole.longitude[-1]
     area = np.isclose(strike_probability(tracks, "361x720").sum(), whole.sum())
     assert area
+    # tracks without members are those of one, however many pass
+    assert strike_probability(tracks.drop_vars("number").assign(lat=("record", np.zeros(4))), grid).max() == 1
+    with pytest.raises(WxlabError, match="at least 2, which the tracks have"):
+        strike_probability(tracks, grid, members=1)
+    with pytest.raises(WxlabError, match="leads is 5; give the first and the last"):
+        strike_probability(tracks, grid, leads=5)  # type: ignore[arg-type]
     with pytest.raises(WxlabError, match="radius is 0"):
         strike_probability(tracks, grid, radius=0)
     with pytest.raises(WxlabError, match="several initial times"):
@@ -358,3 +374,22 @@ def test_mistakes_in_files(observed: xr.Dataset, tmp_path: Path) -> None:
         best_tracks(observed, units={"wind": "mph"})
     with pytest.raises(WxlabError, match="tracks is a dict"):
         errors({}, observed)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda truth: best_tracks(truth, season="2017"), "season is '2017'; give a year or"),
+        (lambda truth: best_tracks(truth, season=(2017, 2018, 2019)), "season is"),
+        (lambda truth: best_tracks(truth, basin=5), "unknown basin '5'"),
+        (lambda truth: best_tracks(truth, wind="a"), "wind is 'a'"),
+        (lambda truth: match(truth, truth, distance_km=0), "distance_km is 0"),
+        (lambda truth: Cliper.fit(truth, seasons=2017.5), "seasons is 2017.5"),
+        (lambda truth: no_forecast(truth, "noon"), "init_times is 'noon'; give dates"),
+        (lambda truth: contingency(no_forecast(truth), truth, members=3), "members is 3; give a list of numbers"),
+        (lambda truth: contingency(no_forecast(truth), truth, leads="a"), "leads is 'a'"),
+    ],
+)
+def test_mistakes_get_one_sentence(observed: xr.Dataset, call: Any, message: str) -> None:
+    with pytest.raises(WxlabError, match=message):
+        call(observed)

@@ -63,6 +63,18 @@ def test_across_the_dateline_lines_are_whole() -> None:
     assert len(pieces) == len(LEADS) - 1 and np.abs(np.diff(pieces[..., 0], axis=1)).max() < 1
 
 
+def test_over_the_seam_of_a_map_colours_stay() -> None:
+    """On a map of the globe whose seam is the date line: one piece less, the others coloured as they are."""
+    tracks = xr.concat([best(lon=182.0), best(lon=60.0, name="storm2"), best(lon=300.0, name="storm3")], "record")
+    figure = plot_tracks(tracks)
+    assert hasattr(figure.axes[0], "projection")
+    lines = next(each for each in figure.axes[0].collections if isinstance(each, LineCollection) and each.get_array() is not None)
+    pressure, cut = best().slp.values / 100, int(np.flatnonzero(best(lon=182.0).lon.values < 180)[0])
+    middles = (pressure[:-1] + pressure[1:]) / 2
+    np.testing.assert_allclose(lines.get_array(), np.delete(middles, cut - 1))
+    assert len(lines.get_segments()) == len(middles) - 1
+
+
 def test_round_the_globe_and_over_a_field() -> None:
     around = dataset(
         {"track_id": np.zeros(40, int), "time": INIT + np.arange(40) * 21600, "lon": np.arange(40) * 9.0 % 360, "lat": np.zeros(40)}
@@ -85,6 +97,21 @@ def test_the_cone_holds_two_thirds() -> None:
     inside |= cone.get_path().contains_points(np.stack([last.lon.values, last.lat.values], 1), radius=1e-6)
     assert 5 <= inside.sum() <= 7
     assert {text.get_text() for text in figure.legends[0].get_texts()} == {"two thirds of the members", "members", "mean", "truth"}
+
+
+def test_each_storm_has_its_own_cone() -> None:
+    """Two storms of the same members: two cones as large as each of them alone, one entry in the legend."""
+    east = ensemble(lon=318.0).assign(storm=("record", np.full(81, "storm2")))
+    both = xr.concat([ensemble(), east.assign(track_id=east.track_id + 9)], "record")
+
+    def areas(tracks: xr.Dataset) -> list[float]:
+        figure = plot_spaghetti(tracks, mean=mean_track(tracks))
+        cones = [patch for patch in figure.axes[0].patches if isinstance(patch, Polygon)]
+        assert [text.get_text() for text in figure.legends[0].get_texts()].count("two thirds of the members") == 1
+        spans = [patch.get_path().get_extents() for patch in cones]
+        return sorted(span.height for span in spans)
+
+    np.testing.assert_allclose(areas(both), areas(ensemble()) * 2, rtol=0.02)
 
 
 def test_strike_map_is_empty_where_nothing_strikes() -> None:
@@ -131,6 +158,10 @@ def test_field_over_time_with_tracks(tmp_path: Path) -> None:
     last = made.last
     dots = next(each for each in last if isinstance(each, hv.Points))
     assert len(dots) == 1 and dots["latitude"][0] == pytest.approx(best().lat.values[8])
+    # over the date line, where a picture of the globe has its seam: two pieces, none across the picture
+    globe = field.isel(longitude=slice(0, 30)).assign_coords(longitude=np.arange(30) * 12.0)
+    paths = next(each for each in holo_tracks(globe, best(lon=183.0), frames=5).last if isinstance(each, hv.Path) and len(each) == 2)
+    assert all(np.ptp(np.asarray(piece)[:, 0]) < 10 for piece in paths.split(datatype="array"))
 
 
 @pytest.mark.parametrize(

@@ -257,11 +257,12 @@ def track(
     OUT ends in .nc, .csv, or .txt for TempestExtremes' text.  Example: wxlab track forecast.zarr tracks.csv -p duration=24
     """
     from wxlab.cyclones import track as find
-    from wxlab.cyclones import write_tracks
+    from wxlab.cyclones.files import file_format, write_tracks
     from wxlab.cyclones.sources import open_fields
     from wxlab.runs import read_value
 
     criteria = {name: read_value(text) for name, text in _pairs(parameters).items()}
+    file_format(out)  # before the work is done
     tracks = find(open_fields(source, catalog=catalog, time=(start, end)), preset, **criteria)
     write_tracks(tracks, out)
     count = len(set(tracks["track_id"].values.tolist()))

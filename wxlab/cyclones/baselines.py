@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from wxlab.cyclones.best_tracks import STORM, StormPath, paths
-from wxlab.cyclones.layout import RECORD, check, dataset
+from wxlab.cyclones.best_tracks import STORM, StormPath, paths, season_range
+from wxlab.cyclones.layout import RECORD, check, dataset, moments
 from wxlab.cyclones.sphere import Array, bearing, destination, distance
 from wxlab.errors import WxlabError, is_number
-from wxlab.forcings import seconds, year_fraction
+from wxlab.forcings import year_fraction
 
 HOUR = 3600
 LEADS = tuple(range(12, 121, 12))
@@ -67,7 +67,7 @@ class Cliper:
 
         truth: best tracks.  Raises WxlabError when there are too few storms to fit.
         """
-        truth = check(truth, "truth")
+        truth, seasons = check(truth, "truth"), season_range(seasons, "seasons")
         years = truth["season"].values if "season" in truth else truth["time"].dt.year.values
         kept = np.flatnonzero((years >= seasons[0]) & (years <= seasons[1]))
         if not len(kept):
@@ -88,7 +88,7 @@ class Cliper:
                         f"{int(good.sum())} {which} reach {lead:g} h, too few for a regression; use more seasons or shorter leads"
                     )
                 coefficients[new, :, k] = _ridge(terms[good], beyond[:, good])
-        return cls(tuple(hours), coefficients, centre, scale, (int(seasons[0]), int(seasons[1])))
+        return cls(tuple(hours), coefficients, centre, scale, seasons)
 
     def forecast(self, truth: xr.Dataset, init_times: Any = None) -> xr.Dataset:
         """Forecasts from every initial time, as ``no_forecast`` returns them."""
@@ -153,7 +153,7 @@ def _parts(lat: Array, lon: Array, other_lat: Array, other_lon: Array) -> tuple[
 
 def _cases(truth: xr.Dataset, init_times: Any) -> _Cases:
     observed = paths(check(truth, "truth"))
-    wanted = None if init_times is None else seconds(np.atleast_1d(np.asarray(init_times, dtype="datetime64[s]")))
+    wanted = None if init_times is None else moments(init_times, "init_times")
     found: dict[str, list[np.ndarray]] = {name: [] for name in ("storm", "time", "lat", "lon", "wind", "slp", "east", "north", "new")}
     for name, path in observed.items():
         times = path.times if wanted is None else wanted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import warnings
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ import xarray as xr
 from wxlab.cyclones.files import in_si_units, read_tracks
 from wxlab.cyclones.layout import RECORD, check, groups, key_columns
 from wxlab.cyclones.sphere import Array, bearing, between, distance, position, unit
-from wxlab.errors import WxlabError, unknown
+from wxlab.errors import WxlabError, is_number, unknown
 from wxlab.forcings import seconds
 
 HOUR = 3600
@@ -57,18 +58,20 @@ def best_tracks(
         tracks = read_tracks(source, **reading)
     keep = np.ones(tracks.sizes[RECORD], dtype=bool)
     if season is not None:
-        first, last = (season, season) if isinstance(season, int) else season
+        first, last = season_range(season, "season")
         years = _column(tracks, "season")
         keep &= (years >= first) & (years <= last)
     for name, wanted in (("basin", basin), ("track_id", storm)):
         if wanted is not None:
             values = _column(tracks, name).astype(str)
-            names = [wanted] if isinstance(wanted, str) else [str(one) for one in wanted]
+            names = [str(one) for one in np.atleast_1d(np.asarray(wanted, dtype=object))]
             strange = [one for one in names if one not in values]
             if strange:
                 shown = np.unique(values)
                 raise unknown(name, strange[0], shown if len(shown) < 50 else [*shown[:3], "...", *shown[-3:]])
             keep &= np.isin(values, names)
+    if not is_number(wind):
+        raise WxlabError(f"wind is {wind!r}; it must be a number of m/s")
     if wind > 0:
         peak = pd.Series(_column(tracks, "wind")).groupby(tracks["track_id"].values).transform("max")
         keep &= (peak >= wind).to_numpy()
@@ -77,6 +80,15 @@ def best_tracks(
             f"no best track is left of {len(np.unique(tracks['track_id'].values))}; choose more seasons, basins or weaker storms"
         )
     return tracks.isel({RECORD: np.flatnonzero(keep)})
+
+
+def season_range(season: Any, name: str) -> tuple[int, int]:
+    """First and last of a year or a pair of years.  Raises WxlabError for anything else."""
+    try:
+        first, last = map(operator.index, season if isinstance(season, Sequence) else (season, season))
+    except (TypeError, ValueError):
+        raise WxlabError(f"{name} is {season!r}; give a year or (first, last), such as 2017 or (2010, 2017)") from None
+    return first, last
 
 
 def _column(tracks: xr.Dataset, name: str) -> np.ndarray:
@@ -150,8 +162,10 @@ def match(tracks: xr.Dataset, truth: xr.Dataset, *, distance_km: float = MATCH_D
     another storm.
 
     Returns the tracks with ``storm`` (record): the observed track_id as text, empty where there is none.
-    Raises WxlabError for what are no tracks.
+    Raises WxlabError for what are no tracks and an impossible distance.
     """
+    if not is_number(distance_km) or distance_km <= 0:
+        raise WxlabError(f"distance_km is {distance_km!r}; it must be a number of km greater than 0")
     tracks, truth = check(tracks), check(truth, "truth")
     observed = paths(truth)
     ends = np.array([(path.times[0], path.times[-1]) for path in observed.values()]).reshape(-1, 2)

@@ -31,6 +31,7 @@ class Criteria:
     duration: at least so long from its first to its last record.
     wind, wind_hours; latitude, latitude_hours; height, height_hours: for so long with at least this wind, within this many degrees
         of the equator, over ground below this height (m). A count of n six-hourly records is written as 6 (n - 1) hours.
+        0 hours mean one record.
     genesis_latitude: first seen within this many degrees of the equator.
     """
 
@@ -83,6 +84,11 @@ class Criteria:
         grown |= {name: max(getattr(self, name), 1.5 * spacing) for name in ("wind_radius", "warm_core_offset")}
         return replace(self, **grown)
 
+
+# what ``stitch`` asks for; all others are asked of candidates
+STITCHING = (
+    "range", "gap", "duration", "wind", "wind_hours", "latitude", "latitude_hours", "height", "height_hours", "genesis_latitude",
+)  # fmt: skip
 
 PUBLISHED = "tempest_ullrich2021"
 PRESETS: dict[str, Criteria] = {

@@ -30,12 +30,14 @@ def strike_probability(
 ) -> xr.DataArray:
     """Share of the members of which a storm passes within a radius of each point.
 
-    Tracks are great circles between their records. A member without the storm counts as one that does not strike.
+    Tracks are great circles between their records. A member without the storm counts as one that does not strike. Tracks without
+    ``number`` are those of one member.
 
     tracks: of one initial time.  grid: a Grid, 'ROWSxCOLUMNS' of the globe, or None: half a degree around the tracks.  radius: km.
     members: how many there are (None: as the tracks' own record of how they were made says).  storm: only tracks that belong to it
     (``match``).  leads: only from one lead time to another (h).
-    Returns [latitude, longitude], 0..1. Raises WxlabError for several initial times and an impossible radius.
+    Returns [latitude, longitude], 0..1. Raises WxlabError for several initial times, an impossible radius, and fewer members than the
+    tracks have.
     Reference: the strike probability maps of ECMWF, van der Grijn 2002, ECMWF Technical Memorandum 386.
     """
     tracks = check(tracks)
@@ -43,9 +45,10 @@ def strike_probability(
         raise WxlabError(f"radius is {radius!r}; it must be a number of km greater than 0")
     if "init_time" in tracks and len(np.unique(tracks["init_time"].values)) > 1:
         raise WxlabError("the tracks are of several initial times; choose those of one first")
-    count = members if members is not None else max(1, len(made(tracks)["members"]))
-    if not is_whole(count):
-        raise WxlabError(f"members is {members!r}; it must be a whole number of at least 1")
+    numbers = tracks["number"].values if "number" in tracks else np.zeros(tracks.sizes[RECORD], int)
+    count, there = members if members is not None else max(1, len(made(tracks)["members"])), len(np.unique(numbers))
+    if not is_whole(count, max(1, there)):
+        raise WxlabError(f"members is {members!r}; it must be a whole number of at least {max(1, there)}, which the tracks have")
     keep = np.ones(tracks.sizes[RECORD], dtype=bool)
     if storm is not None:
         if STORM not in tracks:
@@ -53,10 +56,13 @@ def strike_probability(
         keep &= tracks[STORM].values.astype(str) == storm
     if leads is not None:
         hours = _leads(tracks)
-        keep &= (hours >= leads[0] - 1e-6) & (hours <= leads[1] + 1e-6)
-    tracks = tracks.isel({RECORD: np.flatnonzero(keep)})
+        try:
+            first, last = map(float, leads)
+        except (TypeError, ValueError):
+            raise WxlabError(f"leads is {leads!r}; give the first and the last lead time in hours, such as (0, 72)") from None
+        keep &= (hours >= first - 1e-6) & (hours <= last + 1e-6)
+    tracks, numbers = tracks.isel({RECORD: np.flatnonzero(keep)}), numbers[keep]
     place = _grid(tracks, grid, radius)
-    numbers = tracks["number"].values if "number" in tracks else tracks["track_id"].values
     hit = np.zeros(place.shape)
     for number in np.unique(numbers):
         hit += _struck(tracks.isel({RECORD: np.flatnonzero(numbers == number)}), place, radius)

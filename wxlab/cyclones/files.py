@@ -42,7 +42,7 @@ def write_tracks(
     TempestExtremes' files, which know hours only.
     """
     tracks, target = check(tracks), Path(path)
-    kind = _format(target, format)
+    kind = file_format(target, format)
     if kind == "tempest" or kind == "tempest_csv":
         text = _tempest(tracks, list(columns), csv=kind == "tempest_csv")
         with atomic_file(target) as temporary:
@@ -82,7 +82,7 @@ def read_tracks(
     place = Path(path)
     if not place.is_file():
         raise WxlabError(f"there is no file of tracks at {place}")
-    kind = None if "source" in options else _format(place, format)
+    kind = None if "source" in options else file_format(place, format)
     given = {"netcdf": "netcdf", "csv": "csv", "tempest_csv": "csv", "tempest": "tempestextremes"}
     if kind is not None:
         options["source"] = given[kind]
@@ -123,7 +123,8 @@ def in_si_units(tracks: xr.Dataset, units: Mapping[str, str] | None = None) -> x
     return tracks
 
 
-def _format(path: Path, format: Format | None) -> Format:
+def file_format(path: Path, format: Format | None = None) -> Format:
+    """The format of a file of tracks, by its suffix unless given.  Raises WxlabError for others."""
     if format is None:
         if path.suffix not in _SUFFIXES:
             raise WxlabError(f"{path.name!r} has no suffix of a file of tracks ({', '.join(_SUFFIXES)}); use one of them or give format=")

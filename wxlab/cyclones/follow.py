@@ -42,6 +42,9 @@ def follow(
     sizes = list(boxes) if isinstance(boxes, Sequence) and not isinstance(boxes, str) else []
     if not sizes or not all(is_number(box) and box >= 0 for box in sizes):
         raise WxlabError(f"boxes is {boxes!r}; give sizes in degrees, the first to try first, such as (7, 4, 1)")
+    for name, value, least in (("offset", offset, -360.0), ("spacing", spacing, 1e-3)):
+        if value is not None and (not is_number(value) or value < least):
+            raise WxlabError(f"{name} is {value!r}; it must be a number of degrees" + (" greater than 0" if least > 0 else ""))
     frames = Frames(data)
     mesh = Mesh(frames.lat, frames.lon, frames.periodic)
     step = frames.spacing if spacing is None else spacing

@@ -82,7 +82,7 @@ def records(frames: Frames, found: Sequence[Sequence[list[Candidate] | None]], a
 def _made(frames: Frames, series: Sequence[Series]) -> str:
     """What was looked at, as JSON, so that a storm that no member has is a miss and not nothing."""
     members = sorted({one.number for one in series if one.number is not None})
-    known: dict[str, Any] = {"members": members}
+    known: dict[str, Any] = {"members": members, "spacing": frames.spacing}
     if frames.forecast:
         known["init_times"] = sorted({int(one.init) for one in series if one.init is not None})
         known["leads"] = [] if series[0].leads is None else [float(lead) for lead in series[0].leads]
@@ -92,7 +92,10 @@ def _made(frames: Frames, series: Sequence[Series]) -> str:
 
 
 def made(tracks: xr.Dataset) -> dict[str, Any]:
-    """What is known of how tracks were made: init_times (s), leads (h), members, step (h); else what the tracks themselves hold."""
+    """What is known of how tracks were made, else what the tracks themselves hold.
+
+    init_times (s), leads (h), members, step (h), spacing of the grid (degrees).
+    """
     known: dict[str, Any] = json.loads(tracks.attrs["made"]) if "made" in tracks.attrs else {}
     if "init_time" in tracks:
         known.setdefault("init_times", np.unique(seconds(tracks["init_time"].values)).tolist())
@@ -103,6 +106,14 @@ def made(tracks: xr.Dataset) -> dict[str, Any]:
         times = np.unique(seconds(tracks["time"].values))
         known["step"] = float(np.median(np.diff(times))) / 3600 if len(times) > 1 else 0.0
     return known
+
+
+def moments(given: Any, name: str) -> np.ndarray:
+    """Dates as int64 seconds [n].  Raises WxlabError for what are no dates."""
+    try:
+        return seconds(np.atleast_1d(np.asarray(given, dtype="datetime64[s]")))
+    except ValueError:
+        raise WxlabError(f"{name} is {given!r}; give dates such as '2017-09-05T12'") from None
 
 
 def check(tracks: Any, name: str = "tracks", needs: Sequence[str] = ("track_id",)) -> xr.Dataset:

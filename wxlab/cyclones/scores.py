@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from wxlab.cyclones.best_tracks import MATCH_DISTANCE, STORM, by_identity, match, paths
-from wxlab.cyclones.layout import check, made
+from wxlab.cyclones.layout import check, made, moments
 from wxlab.cyclones.sphere import bearing, distance
 from wxlab.errors import WxlabError, is_whole, unknown
 from wxlab.forcings import seconds
@@ -71,6 +71,8 @@ def contingency(
     one; false alarm, a track at that time whose storm is not observed then, or that belongs to none. Probability of detection
     hits / (hits + misses), false alarm ratio false alarms / (hits + false alarms), critical success index hits / all three.
 
+    Every storm of the truth that is there counts: of a forecast of a region give the storms of that region.
+
     leads (h), init_times, members: what was forecast, also where no storm was found; None: as the tracks' own record of how they
     were made says.
     Returns a table by lead (h): hits, misses, false_alarms, pod, far, csi. Raises WxlabError for tracks that are no forecast.
@@ -78,11 +80,11 @@ def contingency(
     truth = check(truth, "truth")
     tracks = check(tracks, needs=("track_id", "init_time", "lead"))
     known = made(tracks)
-    inits = known.get("init_times", []) if init_times is None else seconds(np.asarray(init_times, dtype="datetime64[s]")).tolist()
-    hours = [float(lead) for lead in (known.get("leads", []) if leads is None else leads)]
+    inits = known.get("init_times", []) if init_times is None else moments(init_times, "init_times").tolist()
+    hours = _numbers(known.get("leads", []) if leads is None else leads, "leads")
     if not inits or not hours:
         raise WxlabError("which forecasts were made is not known as there is no track; give init_times and leads")
-    count = max(1, len(known["members"] if members is None else members))
+    count = max(1, len(known["members"] if members is None else _numbers(members, "members")))
     tracks = tracks if STORM in tracks else match(tracks, truth, distance_km=distance_km)
     observed = list(paths(truth).items())
     begins = np.array([path.times[0] for _, path in observed])
@@ -111,13 +113,24 @@ def contingency(
     return result
 
 
+def _numbers(values: object, name: str) -> list[float]:
+    try:
+        found = np.asarray(values, dtype=float)
+    except (TypeError, ValueError):
+        found = np.zeros(())
+    if found.ndim != 1:
+        raise WxlabError(f"{name} is {values!r}; give a list of numbers")
+    return [float(value) for value in found]
+
+
 def by_lead(table: pd.DataFrame, measure: str = "distance", *, samples: int = 1000, seed: int = 0) -> pd.DataFrame:
     """Mean of a measure by lead time with 95 % intervals by bootstrap over storms.
 
     Errors of one storm are alike whatever the initial time and member, so whole storms are drawn, with replacement.
 
     table: of ``errors``.  measure: ``distance``, ``along``, ``cross``, ``slp_error``, ``wind_error``.
-    Returns a table by lead: mean, low, high, storms, records; NaN for the ends where there are fewer than two storms.
+    Returns a table by lead: mean, low, high, storms, records; NaN for the ends where there are fewer than two storms; without rows
+    where no storm was found. Means of all but ``distance`` are signed: biases.
     Raises WxlabError for measures that the table has not, and tables without lead times.
     """
     sums, counts, leads, _ = _by_storm(table, measure)
@@ -133,7 +146,7 @@ def difference(a: pd.DataFrame, b: pd.DataFrame, measure: str = "distance", *, s
     """Difference a - b of the mean of a measure by lead time, over the cases that both have, with bootstrap over storms.
 
     a, b: tables of ``errors``, of two forecasts of the same storms. A case is a storm, an initial time and a lead time; members are
-    averaged first. ``along`` and ``cross`` are compared by their size.
+    averaged first. All errors are compared by their size, whatever their sign.
     Returns a table by lead: difference, low, high (95 %), storms, cases; the difference is significant where 0 lies outside.
     Raises WxlabError when the two share no case.
     """
@@ -142,7 +155,7 @@ def difference(a: pd.DataFrame, b: pd.DataFrame, measure: str = "distance", *, s
         missing = [key for key in [*keys, measure] if key not in table]
         if missing:
             raise WxlabError(f"table {name} has no {', '.join(missing)}; give what wxlab.cyclones.errors made of a forecast")
-    size = [table.assign(**{measure: table[measure].abs()}) if measure in ("along", "cross") else table for table in (a, b)]
+    size = [table.assign(**{measure: table[measure].abs()}) for table in (a, b)]
     means = [table.dropna(subset=[measure]).groupby(keys)[measure].mean() for table in size]
     pair = pd.concat(means, axis=1, join="inner", keys=["a", "b"])
     if pair.empty:
@@ -170,13 +183,17 @@ def _means(sums: np.ndarray, counts: np.ndarray, samples: int, seed: int) -> np.
     """Means [samples, leads] of storms drawn with replacement."""
     if not is_whole(samples):
         raise WxlabError(f"samples={samples!r} must be a whole number of at least 1")
-    drawn = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / max(len(sums), 1)), size=samples).astype(float)
+    if not len(sums):
+        return np.full((samples, sums.shape[1]), np.nan)
+    drawn = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=samples).astype(float)
     with np.errstate(invalid="ignore", divide="ignore"):
         return (drawn @ sums) / (drawn @ counts)
 
 
 def _interval(means: np.ndarray, storms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     some = (storms >= 2) & np.isfinite(means).any(0)
+    if not some.any():
+        return np.full(len(storms), np.nan), np.full(len(storms), np.nan)
     ends = np.nanquantile(np.where(some, means, 0.0), [0.025, 0.975], axis=0)
     return np.where(some, ends[0], np.nan), np.where(some, ends[1], np.nan)
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from wxlab.cyclones.criteria import Criteria, criteria_for
+from wxlab.cyclones.criteria import STITCHING, Criteria, criteria_for
 from wxlab.cyclones.layout import RECORD, check, dataset, groups, key_columns, made
 from wxlab.cyclones.sphere import Array, arc, between, position, unit
+from wxlab.errors import WxlabError
 from wxlab.forcings import seconds
 
 HOUR = 3600
@@ -44,12 +45,12 @@ def stitch(candidates: xr.Dataset, preset: str | Criteria | None = None, **chang
     record, track by track; the guess by motion keeps apart storms that pass each other.
 
     candidates: what ``detect`` returned; of several initial times, members and segments each is stitched by itself.
-    preset, changes: as for ``track``; None: the criteria of the detection.
-    Returns tracks sorted by ``track_id`` (0, 1, ...) and time. Raises WxlabError as ``track`` does.
+    preset, changes: as for ``track``, of which only the rules of stitching are taken; None: those that came with the detection.
+    Returns tracks sorted by ``track_id`` (0, 1, ...) and time. Raises WxlabError as ``track`` does, and for criteria of detection.
     """
     table = check(candidates, "candidates", needs=())
-    criteria = _criteria(table, preset, changes)
     known = made(table)
+    name, criteria = _criteria(table, preset, changes, known.get("spacing", 0.0))
     step = known["step"] or PUBLISHED_STEP
     names, number = np.full(table.sizes[RECORD], -1), 0
     for rows in groups(key_columns(table)):
@@ -62,15 +63,26 @@ def stitch(candidates: xr.Dataset, preset: str | Criteria | None = None, **chang
     chosen = chosen[np.lexsort((seconds(table["time"].values)[chosen], names[chosen]))]
     kept = table.isel({RECORD: chosen})
     columns = {"track_id": names[chosen], **{str(name): kept[name].values for name in kept.data_vars}}
-    tracks = dataset(columns, {**table.attrs, "criteria": json.dumps(asdict(criteria))})
+    tracks = dataset(columns, {**table.attrs, "preset": name, "criteria": json.dumps(asdict(criteria))})
     return tracks.assign({name: tracks[name].assign_attrs(kept[name].attrs) for name in kept.data_vars})
 
 
-def _criteria(table: xr.Dataset, preset: str | Criteria | None, changes: dict[str, Any]) -> Criteria:
-    if preset is None and "criteria" in table.attrs:
-        given = json.loads(table.attrs["criteria"])
-        preset = Criteria(**{**given, "warm_core_levels": tuple(given["warm_core_levels"])})
-    return criteria_for(preset, 0.0, **changes)[1]
+def _criteria(table: xr.Dataset, preset: str | Criteria | None, changes: dict[str, Any], spacing: float) -> tuple[str, Criteria]:
+    """Name and criteria: those of the detection with the rules of stitching of a preset and changes."""
+    late = [name for name in changes if name in Criteria.__dataclass_fields__ and name not in STITCHING]
+    if late:
+        raise WxlabError(f"{late[0]} is a criterion of detection, which is over; give it to detect or track")
+    if "criteria" not in table.attrs:
+        return criteria_for(preset, spacing, **changes)
+    given = json.loads(table.attrs["criteria"])
+    known = Criteria(**{**given, "warm_core_levels": tuple(given["warm_core_levels"])})
+    if preset is None:
+        return table.attrs.get("preset", "own"), criteria_for(known, spacing, **changes)[1]
+    detected = table.attrs.get("preset", "own")
+    name, rules = criteria_for(preset, spacing, **changes)
+    rules = rules.at(spacing)
+    criteria = replace(known, **{rule: getattr(rules, rule) for rule in STITCHING})
+    return name if name == detected else f"{detected}, stitched {name}", criteria
 
 
 def _link(table: xr.Dataset, rows: np.ndarray, criteria: Criteria, step: float) -> list[list[int]]:

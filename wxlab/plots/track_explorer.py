@@ -119,12 +119,14 @@ def holo_tracks(fields: xr.DataArray, tracks: xr.Dataset, *, frames: int = 48) -
         cells = field_cells(fields.isel(time=k))
         image = hv.QuadMesh((cells.x, cells.y, cells.values), ["longitude", "latitude"], [str(fields.name)])
         image = image.opts(cmap=colours, clim=(float(norm.vmin or 0), float(norm.vmax or 1)), colorbar=True, clabel=shown.label)
-        past = tracks.isel(record=np.flatnonzero(tracks["time"].values <= time))
+        past = tracks.isel(record=np.flatnonzero(tracks["time"].values <= time)).sortby("time")
         lon = (past["lon"].values - middle + 180) % 360 - 180 + middle
-        rows = [np.flatnonzero(past["track_id"].values == name) for name in np.unique(past["track_id"].values)]
-        lines = hv.Path([np.stack([lon[each], past["lat"].values[each]], 1) for each in rows], ["longitude", "latitude"])
-        here = past["time"].values == time
-        dots = hv.Points(np.stack([lon[here], past["lat"].values[here]], 1), ["longitude", "latitude"])
+        places, here = np.stack([lon, past["lat"].values], 1), past["time"].values == time
+        ways = [places[past["track_id"].values == name] for name in np.unique(past["track_id"].values)]
+        # in pieces where the picture has its seam
+        pieces = [piece for way in ways for piece in np.split(way, np.flatnonzero(np.abs(np.diff(way[:, 0])) > 180) + 1)]
+        lines = hv.Path(pieces, ["longitude", "latitude"])
+        dots = hv.Points(places[here], ["longitude", "latitude"])
         pictures[time_text(time)] = (
             image * coast * lines.opts(color="#D55E00", line_width=2) * dots.opts(color="#D55E00", size=8, line_color="white")
         )

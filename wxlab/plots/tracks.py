@@ -87,7 +87,8 @@ def plot_spaghetti(tracks: xr.Dataset, *, mean: xr.Dataset | None = None, truth:
     """Draw the members' tracks of one forecast, their mean, and the cone that holds two thirds of the members.
 
     tracks: of one initial time.  mean: of ``wxlab.cyclones.mean_track``; with it the cone: around each position of the mean a circle
-    that two thirds of the members that still have the storm lie in.  truth: best tracks, drawn black.
+    that two thirds of the members that still have the storm lie in (not where the tracks go round the globe).
+    truth: best tracks, drawn black.
     Returns the figure. Raises WxlabError for tracks of several initial times.
     """
     tracks = check(tracks)
@@ -210,11 +211,21 @@ def _bar(figure: Figure, axes: Axes, mesh: Any, label: str) -> Any:
     return figure.colorbar(mesh, ax=axes, label=label, location="bottom", aspect=40, shrink=0.8, pad=0.03)
 
 
+def _east(cells: Cells, lon: np.ndarray) -> np.ndarray:
+    """Longitudes as the map counts them."""
+    east: np.ndarray = (lon - cells.middle[0] + 180) % 360 - 180 + cells.middle[0]
+    return east
+
+
+def _seams(cells: Cells, lon: np.ndarray) -> np.ndarray:
+    """Before which records the seam of the map lies."""
+    return np.flatnonzero(np.abs(np.diff(_east(cells, lon))) > 180) + 1
+
+
 def _points(axes: Axes, cells: Cells, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
     """Places on the axes [n, 2], broken (NaN) where the map has its seam."""
-    east = (lon - cells.middle[0] + 180) % 360 - 180 + cells.middle[0]
-    jump = np.flatnonzero(np.abs(np.diff(east)) > 180) + 1
-    points = np.stack([np.insert(east, jump, np.nan), np.insert(lat.astype(np.float64), jump, np.nan)], axis=1)
+    jump = _seams(cells, lon)
+    points = np.stack([np.insert(_east(cells, lon), jump, np.nan), np.insert(lat.astype(np.float64), jump, np.nan)], axis=1)
     if hasattr(axes, "projection"):
         import cartopy.crs as ccrs
 
@@ -230,15 +241,11 @@ def _line(axes: Axes, cells: Cells, part: xr.Dataset, **style: Any) -> None:
 def _shaded(axes: Axes, cells: Cells, part: xr.Dataset, shade: str, factor: float, colours: Any, norm: Normalize) -> LineCollection:
     """A track whose pieces have the colour of their intensity, with a dot where it begins."""
     points = _points(axes, cells, part["lon"].values, part["lat"].values)
-    values = part[shade].values * factor
-    if len(points) == len(values) and len(points) > 1:
-        pieces, middles = np.stack([points[:-1], points[1:]], axis=1), (values[:-1] + values[1:]) / 2
-    else:  # one record, or cut at the seam: pieces without the cut one
-        whole = np.isfinite(points).all(1)
-        pieces = np.stack([points[:-1], points[1:]], axis=1)[whole[:-1] & whole[1:]]
-        middles = np.full(len(pieces), np.nanmean(values))
-    lines = LineCollection(list(pieces), cmap=colours, norm=norm, linewidths=2.6)
-    lines.set_array(middles)
+    values = np.insert(part[shade].values * factor, _seams(cells, part["lon"].values), np.nan)
+    whole = np.isfinite(points).all(1)
+    drawn = whole[:-1] & whole[1:]  # not over the seam
+    lines = LineCollection(list(np.stack([points[:-1], points[1:]], axis=1)[drawn]), cmap=colours, norm=norm, linewidths=2.6)
+    lines.set_array(((values[:-1] + values[1:]) / 2)[drawn])
     axes.add_collection(lines, autolim=False)
     axes.plot(*points[0], marker="o", markersize=4, color="#333333", scalex=False, scaley=False)
     return lines
@@ -252,10 +259,13 @@ def _cone(axes: Axes, cells: Cells, tracks: xr.Dataset, mean: xr.Dataset) -> Non
     if hasattr(axes, "projection"):
         return  # circles of kilometres are drawn on regions alone
     turn = np.linspace(0, 2 * np.pi, 60)
-    for _, part in _each(mean):
+    known = "storm" in tracks and "storm" in mean
+    for number, (_, part) in enumerate(_each(mean)):
         circles = []
+        # of several storms each has its own cone
+        own = tracks["storm"].values == part["storm"].values[0] if known else np.ones(tracks.sizes["record"], bool)
         for lon, lat, lead in zip(part["lon"].values, part["lat"].values, part["lead"].values, strict=True):
-            at = np.abs(tracks["lead"].values - lead) < 1e-3
+            at = own & (np.abs(tracks["lead"].values - lead) < 1e-3)
             if not at.any():
                 continue
             away = np.quantile(distance(lat, lon, tracks["lat"].values[at], tracks["lon"].values[at]), CONE) / KILOMETRES
@@ -267,6 +277,5 @@ def _cone(axes: Axes, cells: Cells, tracks: xr.Dataset, mean: xr.Dataset) -> Non
         whole = unary_union(hulls)
         for index, shape in enumerate(getattr(whole, "geoms", [whole])):
             x, y = np.asarray(shape.exterior.coords).T
-            axes.fill(
-                x, y, color=COLOURS[1], alpha=0.18, linewidth=0, label="two thirds of the members" if index == 0 else None, zorder=0.6
-            )
+            label = "two thirds of the members" if number == index == 0 else None
+            axes.fill(x, y, color=COLOURS[1], alpha=0.18, linewidth=0, label=label, zorder=0.6)
