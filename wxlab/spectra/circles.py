@@ -6,7 +6,8 @@ import numpy as np
 import xarray as xr
 
 from wxlab.readers.units import power as power_of_unit
-from wxlab.spectra.sphere import EARTH_RADIUS, on_circles, spectrum_of
+from wxlab.spectra.pieces import by_pieces
+from wxlab.spectra.sphere import EARTH_RADIUS, SPHERE, on_circles
 
 
 def zonal(field: xr.DataArray) -> xr.DataArray:
@@ -21,20 +22,26 @@ def zonal(field: xr.DataArray) -> xr.DataArray:
     Raises WxlabError for a field that does not go round the globe.
     Reference: Rasp et al. 2024, doi:10.1029/2023MS004019; WeatherBench 2, ``ZonalEnergySpectrum``.
     """
-    values, _ = on_circles(field)
-    columns = values.shape[-1]
-    length = 2 * np.pi * EARTH_RADIUS * np.cos(np.deg2rad(field["latitude"].values.astype(np.float64)))[:, None]  # [H, 1]
-    power = np.abs(np.fft.rfft(values, norm="forward")) ** 2
-    power[..., 1:] *= 2
+    field, grid = on_circles(field)
+    latitude, columns = field["latitude"], len(grid.x)
+    length = 2 * np.pi * EARTH_RADIUS * np.cos(np.deg2rad(latitude.values.astype(np.float64)))[:, None]  # [H, 1]
+    wavenumber = np.arange(columns // 2 + 1)
+
+    def spectrum(values: np.ndarray) -> np.ndarray:
+        waves = np.abs(np.fft.rfft(values, norm="forward")) ** 2
+        waves[..., 1:] *= 2
+        return np.asarray(waves * length)
+
     units = power_of_unit(field.attrs["units"], 2) + " m" if "units" in field.attrs else None
-    wavenumber = np.arange(power.shape[-1])
+    # on a name of its own, so that it is no dimension that goes in
+    out = {"circle": len(latitude), "zonal_wavenumber": len(wavenumber)}
+    energy = by_pieces(spectrum, field, core=SPHERE, out=out, units=units).rename(circle="latitude")
     with np.errstate(divide="ignore"):
         frequency = np.where(length > 1.0, wavenumber / length, np.where(wavenumber > 0, np.inf, 0))  # poles are no circles
         wavelength = np.where(frequency > 0, 1 / frequency, np.inf)
-    spectrum = spectrum_of(field, power * length, ("latitude", "zonal_wavenumber"), units)
-    return spectrum.assign_coords(
-        latitude=field["latitude"],
-        zonal_wavenumber=("zonal_wavenumber", wavenumber[: columns // 2 + 1]),
+    return energy.assign_coords(
+        latitude=latitude,
+        zonal_wavenumber=("zonal_wavenumber", wavenumber),
         frequency=(("latitude", "zonal_wavenumber"), frequency, {"units": "m-1"}),
         wavelength=(("latitude", "zonal_wavenumber"), wavelength, {"units": "m"}),
     )
