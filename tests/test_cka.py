@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from wxlab import cka
+from wxlab import cka, representations
 from wxlab.errors import WxlabError
 from wxlab.models import create_model, load_official
 from wxlab.models.base import Batch, Model
@@ -96,10 +96,13 @@ def test_interval_has_the_width_of_repeated_experiments() -> None:
     widths = np.array([(each.high - each.low).item() for each in found])
     assert np.median(widths) == pytest.approx(np.ptp(np.quantile(repeated, [0.05, 0.95])), rel=0.3)
     assert sum(each.low.item() <= repeated.mean() <= each.high.item() for each in found) >= 9
+    alike = [x := normal(40, 4), x + 0.05 * normal(40, 4, seed=1)]
+    near = cka.between(*({"z": represent(each)} for each in alike), interval=0.99)
+    assert near.cka.item() < near.high.item() <= 1  # no CKA is larger
 
 
 def test_batches_give_what_all_at_once_gives(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cka, "CHUNK", 8 * 50 * 3)  # three rows at once
+    monkeypatch.setattr(representations, "CHUNK", 8 * 50 * 3)  # three rows at once
     x = normal(23, 50).astype(np.float32)
     whole, parts = cka.Gram(), cka.Gram()
     whole.update(x)
@@ -173,6 +176,51 @@ def test_samplers_pass_a_module_many_times() -> None:
         cka.features(model, [batch], name, call=100000)
 
 
+# outputs that are as long, or the same, whatever the samples are: tables of places, of variables' groups, of the noise level
+TABLES = {
+    "met2net": "",
+    "stldm": "denoiser.time.1",
+    "ladcast": "network.embed.noise.linear_1",
+    "mosaic": "downsample_layers.0.proj_pos",
+    "vamoe": "posembedder.mlp.0",
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_all_layers_of_every_model_have_rows_that_are_samples(name: str) -> None:
+    """Batches of 4 and 1 as those of 5, also where a table happens to be as long as a batch, or twice as long."""
+    model = create_model(name)
+    model = model.with_sampling(guidance=0.0) if model.batch_parts else model  # type: ignore[operator]
+    whole = windows(model, 5)
+    whole.history = whole.history.sigmoid()
+    parts = [Batch(whole.history[part], None, whole.time[part]) for part in (slice(0, 4), slice(4, 5))]
+    found, other = cka.features(model, parts), cka.features(model, [whole])
+    assert list(found) == list(other) and len(found) > 20 and TABLES[name] not in found
+    for layer, each in found.items():
+        assert each.sample.tolist() == list(range(5)), layer
+        np.testing.assert_allclose(each.gram, other[layer].gram, atol=2e-3 * np.abs(each.gram).max(), err_msg=layer)
+    table = cka.between(found, found)["cka"]
+    np.testing.assert_allclose(np.diag(table), 1, atol=1e-9)
+    rows = {"stldm": 4, "mosaic": 48, "vamoe": 3}.get(name)
+    if rows is not None:
+        with pytest.raises(WxlabError, match=f"the module {TABLES[name]} makes {rows} rows, which are not those of samples; leave it out"):
+            cka.features(model, parts[1:], TABLES[name])
+
+
+@pytest.mark.parametrize("debiased", [False, True])
+def test_rounding_is_no_variance(debiased: bool) -> None:
+    """Rows that are all the same have products that differ in their last bits."""
+    y = normal(12, 7)
+    for value in (0.1, 1 / 3, 1e3 * np.pi):
+        with pytest.raises(WxlabError, match=r"a representation (is the same for all|has no variance between) rows"):
+            cka.linear(np.full((12, 50), value), y, debiased=debiased)
+        with pytest.raises(WxlabError, match="half of the rows or more"):
+            cka.rbf(np.full((12, 50), value), y, debiased=debiased)
+        assert cka.linear(10 * value + y, y, debiased=debiased) == pytest.approx(1, abs=1e-6)
+    with pytest.raises(WxlabError, match=r"the representation by dead (is the same for all|has no variance between) rows"):
+        cka.between({"dead": represent(np.full((12, 5), 0.1))}, {"y": represent(y)}, debiased=debiased)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -181,6 +229,10 @@ def test_samplers_pass_a_module_many_times() -> None:
             "unknown layer pattern .* did you mean 'translator.layers.1'\\? .*outer ones are: encoders, encoders.0",
         ),
         (lambda m, b: cka.features(m, [], "*"), "no batch was given"),
+        (lambda m, b: cka.features(m, [b], []), r"layers=\[\] must be names or patterns of modules"),
+        (lambda m, b: cka.variables(m, [b], [3]), r"layers=\[3\] must be names or patterns of modules"),
+        (lambda m, b: cka.compare(m, m, [b], layers=None), "layers=None must be names or patterns"),
+        (lambda m, b: cka.variables(create_model("ladder_joint"), [b], "encoders.*"), "ladder_joint mixes its variables from the start"),
         (lambda m, b: cka.features(m, [b], "translator.layers.0", rows="frames"), "unknown rows 'frames'; did you mean 'frame'"),
         (lambda m, b: cka.compare(m, m, [b], kernel="poly", layers="translator.layers.0"), "unknown kernel 'poly'"),
         (
