@@ -6,6 +6,7 @@ from wxlab.plots.alignment import plot_cka, plot_cka_layers
 from wxlab.plots.animation import Animation, animate
 from wxlab.plots.attention_explorer import explore_attention
 from wxlab.plots.bars import plot_bars
+from wxlab.plots.conservation import plot_conservation
 from wxlab.plots.couplings import plot_couplings
 from wxlab.plots.degrees import plot_degrees
 from wxlab.plots.ensemble import explore_ensemble, plot_zonal
@@ -29,7 +30,9 @@ from wxlab.plots.nowcast import (
 )
 from wxlab.plots.nowcast_explorer import explore_nowcast
 from wxlab.plots.overview import plot_availability, plot_climatology, plot_histograms, plot_normalised
+from wxlab.plots.scales import plot_ratio, plot_resolution, plot_response
 from wxlab.plots.series import plot_scores, plot_series
+from wxlab.plots.spectra_explorer import explore_spectra
 from wxlab.plots.style import use_style
 from wxlab.plots.tables import plot_attention, plot_scorecard
 from wxlab.plots.track_explorer import explore_tracks, holo_tracks
@@ -45,6 +48,7 @@ __all__ = [
     "explore_ensemble",
     "explore_extension",
     "explore_nowcast",
+    "explore_spectra",
     "explore_tracks",
     "holo_comparison",
     "holo_tracks",
@@ -56,6 +60,7 @@ __all__ = [
     "plot_cka_layers",
     "plot_climatology",
     "plot_comparison",
+    "plot_conservation",
     "plot_couplings",
     "plot_degrees",
     "plot_exceedance",
@@ -72,7 +77,10 @@ __all__ = [
     "plot_overlap",
     "plot_performance",
     "plot_rank_histogram",
+    "plot_ratio",
     "plot_reliability",
+    "plot_resolution",
+    "plot_response",
     "plot_scorecard",
     "plot_scores",
     "plot_series",

@@ -71,9 +71,9 @@ def plot_zonal(states: Mapping[str, xr.Dataset], variables: Sequence[str], *, co
         lower.set_ylim(0, 1.6)
         upper.set_ylim(bottom=least)
         upper.set_title(label)
-        upper.set_ylabel(f"Variance [{_squared(shown.units)}]")
-        _wave_axis(upper, "")
-        _wave_axis(lower, "Zonal wavenumber")
+        upper.set_ylabel(f"Variance [{squared(shown.units)}]")
+        wave_axis(upper, "")
+        wave_axis(lower, "Zonal wavenumber")
     for axes in places[:, 0][1::2]:
         axes.set_ylabel("Ratio to truth")
     for index in range(len(chosen), rows * columns):
@@ -83,11 +83,11 @@ def plot_zonal(states: Mapping[str, xr.Dataset], variables: Sequence[str], *, co
     return figure
 
 
-def _squared(units: str) -> str:
+def squared(units: str) -> str:
     return f"({units})²" if set("/ ") & set(units) else f"{units}²"
 
 
-def _wave_axis(axes: Axes, label: str) -> None:
+def wave_axis(axes: Axes, label: str) -> None:
     axes.grid(True)
     axes.set_xlabel(label)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -142,7 +142,7 @@ class EnsembleView(View):
         figure.colorbar(mesh, ax=axes, extend=scale[2], label=shown.label, location="bottom", aspect=40, shrink=0.8, pad=0.03)
         axes.set_title(f"{shown.name} · {shown.when}")
         self._spectra(beside, variable, lead, number, {"truth": true.values, "ensemble mean": mean.values}, choice)
-        beside.set_ylabel(f"Variance [{_squared(shown.look.units)}]")
+        beside.set_ylabel(f"Variance [{squared(shown.look.units)}]")
         return figure
 
     def _spectra(self, axes: Axes, variable: str, lead: Any, number: Any, lines: dict[str, xr.DataArray], choice: dict[str, Any]) -> None:
@@ -157,5 +157,5 @@ class EnsembleView(View):
         if number in fields:
             axes.plot(wave, powers[members.index(number)], color=COLOURS[0], label=f"member {number}")
         axes.set(xscale="log", yscale="log", title="Variance by zonal wavenumber")
-        _wave_axis(axes, "Zonal wavenumber")
+        wave_axis(axes, "Zonal wavenumber")
         axes.legend(loc="lower left")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _WORDS = {
     "threshold": "Threshold", "level": "Level", "time": "Time", "lead": "Lead time", "number": "Member", "latitude": "Latitude",
-    "longitude": "Longitude", "head": "Head", "storm": "Storm", "layer": "Layer",
+    "longitude": "Longitude", "head": "Head", "storm": "Storm", "band": "Latitudes", "layer": "Layer",
 }  # fmt: skip
 
 
