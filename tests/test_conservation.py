@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -150,6 +151,117 @@ def test_divergence_of_a_known_wind() -> None:
     np.testing.assert_allclose(found["divergence"], expected, rtol=1e-3)
 
 
+def waves(rows: int, columns: int) -> xr.Dataset:
+    """A geopotential with waves and its geostrophic wind, both parts of it; T_v, with humidity, explains the thickness exactly."""
+    grid = Grid.regular(rows, columns)
+    coords = {"latitude": np.asarray(grid.y), "longitude": np.asarray(grid.x)}
+    phi, lam = np.meshgrid(np.deg2rad(coords["latitude"]), np.deg2rad(coords["longitude"]), indexing="ij")
+    radius, levels = conservation.RADIUS, np.array([500, 850])
+    size = 400 / (2 * conservation.ROTATION * radius)
+    lower = 1.4e4 + 400 * np.sin(phi) ** 2 * np.cos(phi) ** 4 * np.cos(3 * lam)
+    virtual = 270.0 + 0 * phi
+    u = -size * (2 * np.cos(phi) ** 5 - 4 * np.sin(phi) ** 2 * np.cos(phi) ** 3) * np.cos(3 * lam)  # −∂Φ/∂y / f
+    v = -3 * size * np.sin(phi) * np.cos(phi) ** 3 * np.sin(3 * lam)  # ∂Φ/∂x / f
+    thickness = conservation.GAS_CONSTANT * np.log(850 / 500) * virtual
+    humidity = 4e-3 * np.cos(phi) ** 2
+    fields = {
+        "geopotential": [lower + thickness, lower],
+        "temperature": [virtual / (1 + 0.608 * humidity)] * 2,
+        "specific_humidity": [humidity] * 2,
+        "u_component_of_wind": [u, u],
+        "v_component_of_wind": [v, v],
+    }
+    dims = ("level", "latitude", "longitude")
+    made = xr.Dataset({name: (dims, np.stack(values)) for name, values in fields.items()}, {**coords, "level": levels})
+    return made.assign(surface_pressure=(dims[1:], 1e5 + 500 * np.sin(phi) + 0 * lam))
+
+
+AREAS = {
+    "globe": {"latitude": slice(None), "longitude": slice(None)},
+    "middle latitudes, across the seam": {"latitude": slice(88, 116), "longitude": [*range(230, 256), *range(20)]},
+}
+
+
+@pytest.mark.parametrize("rows", [128, 129])
+@pytest.mark.parametrize("area", AREAS)
+def test_both_parts_of_the_wind_and_moist_air_in_balance(rows: int, area: str) -> None:
+    """With and without poles on the grid, on the globe and where a region crosses 0°; a wind turned round is off by twice its size."""
+    fields = waves(rows, 256).isel(AREAS[area])
+    fields = fields.sortby("longitude")  # 0 to 28 and 323 to 359 degrees
+    found = {str(array.name): array for array in conservation.quantities(fields)}
+    assert float(found["geostrophic_imbalance"].max()) < 0.02
+    assert float(found["hydrostatic_imbalance"].max()) < 1e-12
+    dry = {str(array.name): array for array in conservation.quantities(fields.drop_vars("specific_humidity"))}
+    assert float(dry["hydrostatic_imbalance"].max()) > 1e-4
+    for part in ("u_component_of_wind", "v_component_of_wind"):
+        other = {str(array.name): array for array in conservation.quantities(fields.assign({part: -fields[part]}))}
+        assert float(other["geostrophic_imbalance"].min()) > 0.5, part
+    assert float(found["mass"]) == pytest.approx(1e5, abs=0.01) if area == "globe" else found["mass"] > 1.003e5
+    assert "surface pressure" in found["mass"].attrs["long_name"]
+
+
+@pytest.mark.parametrize("rows", [64, 65])
+def test_divergence_of_a_wind_to_the_east(rows: int) -> None:
+    """u = U cos φ sin 2λ has divergence 2 U cos 2λ / a, everywhere the same size, across the seam too."""
+    fields = waves(rows, 256)
+    phi, lam = np.deg2rad(fields["latitude"]), np.deg2rad(fields["longitude"])
+    fields["u_component_of_wind"] = fields["u_component_of_wind"] * 0 + 10 * np.cos(phi) * np.sin(2 * lam)
+    fields["v_component_of_wind"] = fields["v_component_of_wind"] * 0
+    for given in (fields, fields.isel(longitude=slice(None, None, -1))):
+        found = {str(array.name): array for array in conservation.quantities(given)}
+        np.testing.assert_allclose(found["divergence"], 20 / conservation.RADIUS / np.sqrt(2), rtol=1e-3)
+
+
+@pytest.mark.parametrize("rows", [32, 33])
+def test_order_of_rows_columns_and_levels_changes_nothing(rows: int) -> None:
+    """Also where the truth runs another way than the forecast."""
+    one = waves(rows, 64)
+    forecast = xr.concat([one * (1 + 0.01 * n) for n in range(3)], xr.IndexVariable("prediction_timedelta", LEADS[:3]))
+    forecast = forecast.expand_dims(time=TIMES[:1])
+    truth = xr.concat([one * (1 + 0.002 * n) for n in range(3)], xr.IndexVariable("time", TIMES[0] + LEADS[:3]))
+    expected = conservation.report(forecast, truth)
+    assert "number" not in expected.dims and len(expected) == 8
+
+    def west(states: xr.Dataset) -> xr.Dataset:
+        return states.assign_coords(longitude=(states["longitude"] + 180) % 360 - 180).sortby("longitude")
+
+    def back(dim: str) -> Callable[[xr.Dataset], xr.Dataset]:
+        return lambda states: states.isel({dim: slice(None, None, -1)})
+
+    for change in (back("latitude"), back("longitude"), back("level"), west):
+        for found in (conservation.report(change(forecast), change(truth)), conservation.report(change(forecast), truth)):
+            xr.testing.assert_allclose(found.isel(kind=[0, 1]), expected.isel(kind=[0, 1]), rtol=1e-10)
+            assert float(found.mass.sel(kind="relative_drift")[0, 2]) == pytest.approx(1.02 / 1.004 - 1, rel=1e-9)
+
+
+def test_what_cannot_be_made_is_said() -> None:
+    forecast, truth = rolled()
+    few = forecast[["mean_sea_level_pressure", "u_component_of_wind", "temperature"]]
+    found = conservation.report(few, truth)
+    assert set(found) == {"mass", "total_energy"}
+    for words in ("water (needs specific_humidity on two levels", "kinetic_energy (needs both winds", "divergence (needs both winds on"):
+        assert words in found.attrs["left_out"]
+    assert "mass (" not in found.attrs["left_out"]
+    assert conservation.report(forecast, truth).attrs["left_out"] == "nothing"
+
+
+def test_nothing_has_no_relative_drift() -> None:
+    """A dry tile: what is made of nothing is no number, and neither is its slope."""
+    values = np.random.default_rng(0).random((2, 3, 8, 8))
+    axes = {"y": np.arange(8.0), "x": np.arange(8.0)}
+    forecast = xr.Dataset(
+        {"rain_rate": (("time", "prediction_timedelta", "y", "x"), values)}, {"time": TIMES, "prediction_timedelta": LEADS[:3], **axes}
+    )
+    valid = np.unique(TIMES[:, None] + LEADS[:3])
+    rain = np.ones((6, 8, 8))
+    rain[4] = 0
+    found = conservation.report(forecast, xr.Dataset({"rain_rate": (("time", "y", "x"), rain)}, {"time": valid, **axes}))
+    relative = found.rain.sel(kind="relative_drift")
+    np.testing.assert_allclose(relative[0], values[0].mean((1, 2)) - 1, rtol=1e-12)
+    assert np.isnan(relative[1]).values.tolist() == [False, True, False]
+    assert found.rain.sel(kind="drift").notnull().all() and np.isnan(conservation.drift_per_day(found).rain)
+
+
 def test_pieces_and_stores_give_the_same(tmp_path: Path) -> None:
     forecast, truth = rolled()
     forecast.chunk({"time": 1, "prediction_timedelta": 2}).to_zarr(tmp_path / "forecast.zarr", consolidated=False)
@@ -203,6 +315,7 @@ def test_mistakes_get_one_sentence() -> None:
         (forecast, truth.drop_vars("mean_sea_level_pressure"), "unknown quantity of the truth 'mass'"),
         (forecast, truth.sel(level=[500]), "levels"),
         (forecast, 5, "truth is a int"),
+        (forecast.isel(longitude=[0, 1, 2, 9]), None, "longitudes are 5.625 to 39.375 degrees apart; regrid to even ones"),
     ):
         with pytest.raises(WxlabError, match=message):
             conservation.report(given, against)  # type: ignore[arg-type]

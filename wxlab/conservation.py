@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 
 from wxlab.errors import WxlabError, unknown
-from wxlab.grids import area_weights, grid_of, is_global, is_periodic
+from wxlab.grids import area_weights, grid_of, is_global, is_periodic, join_columns, order_on
 from wxlab.rollout import LEAD, States
 from wxlab.splits import time_text
 from wxlab.verification.inputs import as_forecast, as_states, positions, same_grid, valid_times
@@ -28,6 +28,16 @@ HEAT_CAPACITY = 1004.7  # of dry air at constant pressure, J/kg/K
 LATENT_HEAT = 2.501e6  # J/kg
 TROPICS = 20.0  # degrees of latitude within which wind is not near geostrophic
 KINDS = ("forecast", "truth", "drift", "relative_drift")
+NEEDS = {
+    "mass": "surface_pressure or mean_sea_level_pressure",
+    "water": "specific_humidity on two levels or more",
+    "kinetic_energy": "both winds on levels or at 10 m",
+    "total_energy": "temperature on two levels or more",
+    "geostrophic_imbalance": "geopotential and both winds on levels, beyond 20 degrees",
+    "hydrostatic_imbalance": "geopotential and temperature on two levels or more",
+    "divergence": "both winds on levels",
+    "mean_flow_divergence": "both winds on two levels or more",
+}
 PAIRS = (("u_component_of_wind", "v_component_of_wind"), ("10m_u_component_of_wind", "10m_v_component_of_wind"))
 
 
@@ -47,9 +57,11 @@ def report(forecast: xr.Dataset, truth: States | None = None) -> xr.Dataset:
     forecast: as ``wxlab.forecast`` returns it (lazily opened ones are read piece by piece).  truth: states at the valid times, or a store;
     None: the first lead time takes its place.
     Returns a Dataset of those variables [kind, time, (number,) prediction_timedelta, ...], kind being ``forecast``, ``truth``, ``drift``
-    (forecast − truth) and ``relative_drift`` (drift over the truth's size). Of each, ``covers`` says over what it was taken and
-    ``misses`` what it cannot close.
-    Raises WxlabError for no forecast, another grid, valid times that the truth lacks, missing values, and when nothing can be computed.
+    (forecast − truth) and ``relative_drift`` (drift over the truth's size, NaN where that is 0). Of each, ``covers`` says over what it
+    was taken and ``misses`` what it cannot close; the report's ``left_out`` names the quantities that these variables do not make, and
+    what each would need.  Rows and columns of forecast and truth may run either way.
+    Raises WxlabError for no forecast, another or uneven grid, valid times that the truth lacks, missing values, and when nothing can be
+    computed.
     References: Peixoto and Oort 1992, Physics of Climate, chapters 12-13; Trenberth 1991,
     doi:10.1175/1520-0442(1991)004<0707:CDFGAD>2.0.CO;2.
     """
@@ -68,10 +80,11 @@ def report(forecast: xr.Dataset, truth: States | None = None) -> xr.Dataset:
         reference = array.isel({LEAD: 0}, drop=True) if truth is None else theirs[str(name)]
         reference, array = (each.astype(np.float64) for each in (reference, array))
         drift = array - reference
-        kinds = [array, reference.broadcast_like(array), drift, drift / abs(reference)]
+        kinds = [array, reference.broadcast_like(array), drift, drift / abs(reference.where(reference != 0))]
         whole = xr.concat([each.reset_coords(drop=True) for each in kinds], dim=xr.IndexVariable("kind", list(KINDS)))
         found[name] = whole.transpose("kind", *array.dims).assign_attrs(array.attrs)
-    report = xr.Dataset(found).assign_attrs(reference="first lead time" if truth is None else "truth")
+    left_out = "; ".join(f"{name} (needs {needs})" for name, needs in NEEDS.items() if name not in found and "latitude" in forecast.dims)
+    report = xr.Dataset(found).assign_attrs(reference="first lead time" if truth is None else "truth", left_out=left_out or "nothing")
     _require_complete(report)
     return report
 
@@ -100,8 +113,15 @@ class _Area:
     """States on latitude and longitude, and means and derivatives over their area."""
 
     def __init__(self, states: xr.Dataset) -> None:
-        self.states = states.sortby("level") if "level" in states.dims else states
+        states = join_columns(states)
         grid = grid_of(states)
+        steps = np.diff(grid.x)
+        if len(steps) and np.ptp(steps) > 0.01 * abs(steps[0]):
+            raise WxlabError(
+                f"the longitudes are {abs(steps).min():g} to {abs(steps).max():g} degrees apart; regrid to even ones, as a mean over the "
+                "area needs them"
+            )
+        self.states = states.sortby("level") if "level" in states.dims else states
         self.weights = xr.DataArray(area_weights(grid), {"latitude": states["latitude"]})
         self.sides = "" if is_global(grid) else "what crosses the sides of the region"
         self.round = is_periodic(grid)
@@ -266,7 +286,8 @@ def _divergences(area: _Area) -> Iterator[xr.DataArray]:
 
 def _at_valid_times(forecast: xr.Dataset, truth: xr.Dataset) -> dict[str, xr.DataArray]:
     """The truth's quantities at the valid times [time, prediction_timedelta, ...]; each state is read once."""
-    same_grid(forecast, grid_of(truth), "truth")
+    if order_on(grid_of(truth), grid_of(forecast)) is None:
+        same_grid(forecast, grid_of(truth), "truth")
     valid = valid_times(forecast)
     needed = np.unique(valid)
     places = positions(needed, truth["time"].values)
@@ -299,16 +320,16 @@ def _require_complete(report: xr.Dataset) -> None:
 def drift_per_day(report: xr.Dataset) -> xr.Dataset:
     """Slope of the relative drift with lead time, mean over initial times and members, for each day: least squares through all leads.
 
-    Raises WxlabError for fewer than two lead times.
+    NaN for a quantity that the truth has none of at some time.  Raises WxlabError for fewer than two lead times.
     """
     if report.sizes[LEAD] < 2:
         raise WxlabError("a slope needs at least two lead times; make a longer forecast")
     days = report[LEAD].values / np.timedelta64(1, "D")
 
     def slope(array: xr.DataArray) -> xr.DataArray:
-        mean = array.sel(kind="relative_drift").mean([dim for dim in ("time", "number") if dim in array.dims])
+        mean = array.sel(kind="relative_drift").mean([dim for dim in ("time", "number") if dim in array.dims], skipna=False)
         centred = xr.DataArray(days - days.mean(), {LEAD: report[LEAD]})
         attrs: dict[str, Any] = {**array.attrs, "units": "1/day"}
-        return ((mean * centred).sum(LEAD) / float((centred**2).sum())).assign_attrs(attrs)
+        return ((mean * centred).sum(LEAD, skipna=False) / float((centred**2).sum())).assign_attrs(attrs)
 
     return xr.Dataset({name: slope(array) for name, array in report.items()})
