@@ -32,6 +32,8 @@ def test_cells_hold_the_numbers() -> None:
     assert [label.get_text() for label in panels[0].get_yticklabels()] == ["a.0", "a.1", "a.2"]
     assert len(panels[0].texts) == 12 and panels[0].texts[0].get_text() == f"{between().cka.values[0, 0]:.2f}"
     assert not plot_cka(between(20, 20)).axes[0].texts
+    assert panels[0].images[0].get_clim() == (0, 1)
+    assert plot_cka(between(), low=None).axes[0].images[0].get_clim() == (float(between().cka.min()), 1)
 
 
 def test_a_panel_for_each_layer() -> None:
@@ -51,6 +53,7 @@ def test_pairs_over_layers() -> None:
 
 def test_mistakes_get_one_sentence() -> None:
     for call, message in (
+        (lambda: plot_cka(between(), low=1.0), "low=1.0 must be a number below 1"),
         (lambda: plot_cka({}), "nothing to draw"),
         (lambda: plot_cka(xr.Dataset({"cka": ("x", [1.0])})), "has the dimensions x"),
         (lambda: plot_cka_layers({}), "nothing to draw"),

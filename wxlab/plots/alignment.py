@@ -22,11 +22,11 @@ MANY = 12  # rows of a heat map above which cells get no numbers
 
 
 @styled
-def plot_cka(tables: xr.Dataset | Mapping[str, xr.Dataset]) -> Figure:
-    """Draw CKA as heat maps on one scale, 0 to 1: layers against layers, or variables against variables for each layer.
+def plot_cka(tables: xr.Dataset | Mapping[str, xr.Dataset], *, low: float | None = 0.0) -> Figure:
+    """Draw CKA as heat maps on one scale up to 1: layers against layers, or variables against variables for each layer.
 
     tables: of ``wxlab.cka.compare`` or ``between``, one or several by title; or one of ``wxlab.cka.variables``, a panel for each of at
-    most eight layers.
+    most eight layers.  low: where the scale begins, below 1; None: at the smallest value.
     Returns the figure. Raises WxlabError for other tables, and when there is nothing to draw.
     """
     if isinstance(tables, xr.Dataset) and "variable_a" in tables.dims:
@@ -38,6 +38,10 @@ def plot_cka(tables: xr.Dataset | Mapping[str, xr.Dataset]) -> Figure:
     arrays = {name: _matrix(table) for name, table in named.items()}
     sizes = [array.shape for array in arrays.values()]
     rows, columns = max(size[0] for size in sizes), max(size[1] for size in sizes)
+    least = min(float(array.min()) for array in arrays.values())
+    low = min(least, 0.999) if low is None else low
+    if not low < 1:
+        raise WxlabError(f"low={low!r} must be a number below 1, or None for the smallest value")
     across = min(len(arrays), 4)
     down = -(-len(arrays) // across)
     size = 0.24 if rows > MANY else 0.42
@@ -45,7 +49,7 @@ def plot_cka(tables: xr.Dataset | Mapping[str, xr.Dataset]) -> Figure:
     places = figure.subplots(down, across, squeeze=False)
     for axes, (name, array) in zip(places.flat, arrays.items(), strict=False):
         words = [[_word(array.dims[k], label) for label in array[array.dims[k]].values] for k in (0, 1)]
-        image = heat(axes, array.values, (words[0], words[1]), Normalize(0, 1), "magma")
+        image = heat(axes, array.values, (words[0], words[1]), Normalize(low, 1), "magma")
         axes.set_aspect("equal")
         axes.tick_params(axis="x", rotation=90)
         axes.tick_params(labelsize="x-small" if rows > MANY else "small")
@@ -54,8 +58,9 @@ def plot_cka(tables: xr.Dataset | Mapping[str, xr.Dataset]) -> Figure:
         axes.set_title(name)
     for axes in places.flat[len(arrays) :]:
         axes.remove()
-    low = min(float(array.min()) for array in arrays.values())
-    figure.colorbar(image, ax=list(places.flat[: len(arrays)]), label="CKA", aspect=22, shrink=0.9, extend="min" if low < 0 else "neither")
+    figure.colorbar(
+        image, ax=list(places.flat[: len(arrays)]), label="CKA", aspect=22, shrink=0.9, extend="min" if least < low else "neither"
+    )
     return figure
 
 
