@@ -26,13 +26,26 @@ def captured(layers: int = 2, heads: int = 3) -> xr.Dataset:
 def test_picture_shows_the_choice() -> None:
     one, other = captured(), captured(3)
     view = AttentionView({"small": one, "large": other})
-    assert view.variables == ["small · attention", "large · attention"]
+    assert view.variables == ["side by side", "small · attention", "large · attention"]
     assert view.entries("large · attention") == {"layer": ["mean", 0, 1, 2], "head": ["mean", 0, 1, 2]}
     figure = view.draw("large · attention", layer=2, head=1)
     np.testing.assert_allclose(figure.axes[0].images[0].get_array(), other.attention[2, :, 1].mean("sample"))
     assert "layer 2 (block.2)" in figure.get_suptitle() and "head 1" in figure.get_suptitle()
     mean = view.draw(**view.first("small · attention"))
     np.testing.assert_allclose(mean.axes[0].images[0].get_array(), one.attention.mean(["layer", "sample", "head"]))
+
+
+def test_two_models_stand_side_by_side() -> None:
+    one, other = captured(), captured(3, heads=2)
+    view = AttentionView({"small": one, "large": other})
+    assert view.entries("side by side") == {"layer": ["mean", 0, 1], "head": ["mean", 0, 1]}  # what both have
+    figure = view.draw("side by side", layer=1, head=0)
+    panels = [axes for axes in figure.axes if axes.images]
+    assert [axes.get_title(loc="left") for axes in panels] == ["small · attention", "large · attention"]
+    for axes, each in zip(panels, (one, other), strict=True):
+        np.testing.assert_allclose(axes.images[0].get_array(), each.attention[1, :, 0].mean("sample"))
+    assert figure.get_suptitle() == "side by side · layer 1 · head 0"
+    assert AttentionView({"alone": one}).variables == ["alone · attention"]
 
 
 def test_widget_redraws() -> None:
