@@ -155,6 +155,27 @@ OTHER: dict[str, dict[str, Any]] = {
         "networks": [],
         "seed": 2,
     },
+    "10_spectral_diagnostics": {
+        "variables": ["2m_temperature", "10m_u_component_of_wind", "10m_v_component_of_wind", "temperature"],
+        "levels": [500],
+        "static": ["land_sea_mask"],
+        "normalisation": "zscore",
+        "ensemble": "nowhere",
+        "others": {},
+        "model_options": {"noise_dim": 4},
+        "step_hours": 12,
+        "history": 1,
+        "steps": 2,
+        "recipe": {"optimiser": "adamw", "members": 3},
+        "learning_rate": 0.001,
+        "members": 2,
+        "forecast_steps": 2,
+        "max_forecasts": 2,
+        "judged_degree": 15,
+        "threshold": 0.7,
+        "response_degrees": [2, 5],
+        "seed": 3,
+    },
 }
 
 
@@ -245,8 +266,22 @@ def expect_tracks(result: dict[str, Any]) -> None:
     assert set(metrics["errors_km"]) == set(result["parameters"]["storms"]) and 0 < metrics["rows"] < 0.25
     assert set(metrics["simple_km"]) == {"stays", "persistence", "CLIPER"}
     assert all(set(errors) == {"24", "48"} and errors["24"] < errors["48"] for errors in metrics["simple_km"].values())
-    assert set(metrics["criteria"]) == {"200 Pa, 0 m/s", "200 Pa, 10 m/s", "200 Pa, 40 m/s"}
+    alone, whole = metrics["criteria"]["200 Pa, pressure alone"], metrics["criteria"]["200 Pa, all"]
+    assert whole["false tracks"] == 0 < alone["false tracks"] and whole["records of storms"] == alone["records of storms"] > 0
     assert metrics["real_records"] is None and metrics["network"] is None
+
+
+def expect_scales(result: dict[str, Any]) -> None:
+    metrics, parameters = result["metrics"], result["parameters"]
+    names = {"members", "deterministic twin", "ensemble mean"}
+    assert len(result["claims"]) == 3 + ("mean_sea_level_pressure" in parameters["variables"])
+    hours = {str(parameters["step_hours"] * (1 + k)) for k in range(parameters["forecast_steps"])}
+    assert set(metrics["kept"]) == names == set(metrics["coherence"]) and all(set(by_lead) == hours for by_lead in metrics["kept"].values())
+    assert all(1000 < km < 41000 for column in metrics["resolution_km"].values() for km in column.values())
+    assert set(metrics["gain"]) == {"mean of nine", "not trained", *names - {"ensemble mean"}}
+    degrees = {str(degree) for degree in parameters["response_degrees"]}
+    assert all(set(row) == degrees and all(0 <= leak <= 1 for leak in row.values()) for row in metrics["leak"].values())
+    assert 0.8 < metrics["gain"]["mean of nine"]["2"] < 1 and "kinetic_energy" in metrics["drift_per_day"]
 
 
 EXPECTED: dict[str, Callable[[dict[str, Any]], None]] = {
@@ -260,6 +295,7 @@ EXPECTED: dict[str, Callable[[dict[str, Any]], None]] = {
     "07_vamoe": expect_extension,
     "08_attention_and_cka": expect_insight,
     "09_hurricane_tracking": expect_tracks,
+    "10_spectral_diagnostics": expect_scales,
 }
 
 
