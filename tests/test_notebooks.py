@@ -312,6 +312,21 @@ def test_runs_with_other_parameters(notebook: Path, tmp_path: Path) -> None:
     EXPECTED[notebook.stem](result)
 
 
+@pytest.mark.slow
+def test_networks_that_earlier_notebooks_left_are_taken(tmp_path: Path) -> None:
+    """Also one whose channels have another order."""
+    names, little = ["2m_temperature", "geopotential", "temperature"], {"steps": 2, "seed": 1}
+    short = {"forecast_steps": 4, "max_forecasts": 2, **little}
+    first = {"variables": names, "ladder": False, **short}
+    second = {"old_variables": names[1:], "new_variables": names[:1], "extend_steps": 2, "compare_joint": False, "compare_half": False}
+    folders = {"met2net": str(tmp_path / "02"), "vamoe": str(tmp_path / "07")}
+    run(ROOT / "notebooks" / "02_met2net.ipynb", tmp_path / "out", run_dir=folders["met2net"], **first)
+    run(ROOT / "notebooks" / "07_vamoe.ipynb", tmp_path / "out", run_dir=folders["vamoe"], **second, **short)
+    book, given = ROOT / "notebooks" / "08_attention_and_cka.ipynb", {"samples": 8, "controls": 1, "permutations": 20, **folders, **little}
+    taken = run(book, tmp_path / "out", run_dir=str(tmp_path / "a"), variables=names, **given).result["metrics"]["networks"]
+    assert taken == {"Met2Net": "of an earlier notebook", "one encoder": "trained here", "VA-MoE": "of an earlier notebook"}
+
+
 @pytest.mark.parametrize("preset", sorted((ROOT / "notebooks" / "presets").glob("*.yaml")), ids=lambda path: path.name)
 def test_presets_name_parameters_of_their_notebook(preset: Path) -> None:
     stem, name, _ = preset.name.split(".")
