@@ -158,7 +158,7 @@ OTHER: dict[str, dict[str, Any]] = {
     "10_spectral_diagnostics": {
         "variables": ["2m_temperature", "10m_u_component_of_wind", "10m_v_component_of_wind", "temperature"],
         "levels": [500],
-        "static": ["land_sea_mask"],
+        "layout": {"static": ["land_sea_mask"]},
         "normalisation": "zscore",
         "ensemble": "nowhere",
         "others": {},

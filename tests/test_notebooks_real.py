@@ -102,3 +102,19 @@ def test_tracks_of_a_real_storm(real_catalog: Path, tmp_path: Path) -> None:
     given = {"real_dataset": "era5_sample_1deg", "test_seasons": [2021, 2021], "run_dir": str(tmp_path / "run"), **little}
     done = run(NOTEBOOKS / "09_hurricane_tracking.ipynb", tmp_path / "out", **given)
     assert done.result["metrics"]["real_records"] >= 10
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_scales_of_a_real_week(real_catalog: Path, tmp_path: Path) -> None:
+    winds = ["10m_u_component_of_wind", "10m_v_component_of_wind"]
+    splits = {"train": ["2026-03-25", "2026-03-28"], "validation": ["2026-03-29", "2026-03-29"], "test": ["2026-03-30", "2026-03-31"]}
+    data = {"variables": [T2M, "mean_sea_level_pressure", *winds], "levels": [], "splits": splits, "layout": {"grid": "30x60"}}
+    little = {"steps": 1, "step_hours": 7, "history": 1, "members": 2, "forecast_steps": 2, "max_forecasts": 2, "response_degrees": [2, 8]}
+    alone = {"ensemble": "nowhere", "others": {}, "normalisation": "zscore", "last_degree": 28, "judged_degree": 28}
+    given = {"dataset": "era5_sample_1deg", "run_dir": str(tmp_path / "run"), **data, **little, **alone}
+    done = run(NOTEBOOKS / "10_spectral_diagnostics.ipynb", tmp_path / "out", **given)
+    metrics = done.result["metrics"]
+    assert set(metrics["resolution_km"]["members"]) == {*data["variables"]}
+    assert set(metrics["drift_per_day"]) == {"mass", "kinetic_energy"} and set(metrics["coherence"]["members"]) == {"7", "14"}
+    assert done.result["claims"][-1]["holds"]  # the drift that is put in

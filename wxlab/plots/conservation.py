@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MultipleLocator
 
 from wxlab.errors import WxlabError
 from wxlab.plots.fields import LEAD, lead_axis
+from wxlab.plots.series import lead_step
 from wxlab.plots.style import COLOURS, new_figure, styled
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def _draw(axes: Axes, array: xr.DataArray) -> None:
             label = f"{place:g} hPa" if beyond == "level" else str(place)
             axes.plot(leads, mean.isel({beyond: i}), color=COLOURS[i % len(COLOURS)], linewidth=2.4, label=label)
     axes.axhline(0, color="#999999", linewidth=0.8)
-    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 3, 6, 10], integer=True))
+    axes.xaxis.set_major_locator(MultipleLocator(lead_step(float(leads.max()))))
     axes.grid(True)
     title = str(array.attrs["long_name"])
     axes.set_title(title[0].upper() + title[1:], fontsize="medium" if len(title) < 30 else "small")

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 from matplotlib.colors import LogNorm
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, MultipleLocator, NullFormatter
 
 from wxlab.errors import WxlabError
 from wxlab.plots.fields import LEAD, lead_axis
-from wxlab.plots.series import line_styles
+from wxlab.plots.series import lead_step, line_styles
 from wxlab.plots.style import DIFFERENCE_MAP, channel_label, new_figure, styled
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ def plot_resolution(found: Mapping[str, xr.Dataset], *, finest: float | None = N
             axes.semilogy(leads, km, marker="o", markersize=3, label=kind, **styles[kind])
         if finest is not None:
             axes.axhline(finest / 1000, color="#999999", linewidth=0.8)
+        axes.xaxis.set_major_locator(MultipleLocator(lead_step(float(leads.max()))))
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())

@@ -247,7 +247,7 @@ def plot_scores(
                 axes.fill_between(leads, *ends, color=styles[name]["color"], alpha=0.2, linewidth=0)
         axes.set_title(title)
         axes.set_ylabel(f"{metric_title(metric)} [{units}]" if units else metric_title(metric))
-        axes.xaxis.set_major_locator(MultipleLocator(_lead_step(float(leads.max()))))
+        axes.xaxis.set_major_locator(MultipleLocator(lead_step(float(leads.max()))))
         axes.grid(True)
         if metric == "bias":
             axes.axhline(0, color="#999999", linewidth=0.8)
@@ -264,7 +264,7 @@ def metric_title(metric: str) -> str:
     return _TITLES.get(metric) or (metric.capitalize() if metric in ("bias", "spread", "skill") else metric.upper())
 
 
-def _lead_step(longest: float) -> float:
+def lead_step(longest: float) -> float:
     """A distance of ticks on the lead time axis that gives at most eight of them."""
     return float(next((step for step in (1, 2, 3, 6, 12, 24, 48, 72, 120) if longest / step <= 8), 240))
 
