@@ -188,6 +188,10 @@ def test_met2net_against_untrained_networks_and_the_figure() -> None:
     others = untrained(model, 2)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(other.name == "met2net" and other.spec == model.spec and not other.training for other in others)
+    joined = create_model("met2net")
+    joined.name = "forecaster"
+    with pytest.raises(WxlabError, match="forecaster cannot be made anew from its name; give one of the registry's networks"):
+        untrained(joined)
     control = [capture(other, batch) for other in others]
     assert not np.allclose(control[0].attention, control[1].attention)
     found = couplings(capture(model, batch), data(40), control=control, permutations=199)

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from wxlab.channels import belongs, dataset_channels, split_channel, stack
 from wxlab.errors import WxlabError, is_number, is_whole, unknown
 from wxlab.grids import cosine_weights, grid_of, is_periodic
-from wxlab.models import get_entry
+from wxlab.models import get_entry, list_models
 from wxlab.models.base import Model
 
 Array = NDArray[np.float64]
@@ -107,7 +107,15 @@ def couplings(
 
 
 def untrained(model: Model, count: int = 3, *, seed: int = 0) -> list[Model]:
-    """Networks like a model with new random weights, for a control: ``[capture(each, batch) for each in untrained(model)]``."""
+    """Networks like a model with new random weights, for a control: ``[capture(each, batch) for each in untrained(model)]``.
+
+    Raises WxlabError for a model that is none of the registry, such as one joined of two.
+    """
+    if model.name not in list_models():
+        raise WxlabError(
+            f"{model.name or type(model).__name__} cannot be made anew from its name; give one of the registry's networks, "
+            "such as the transformer alone of a forecaster of latents"
+        )
     entry, made = get_entry(model.name), []
     parameter = next(model.parameters())
     for i in range(count):
