@@ -8,12 +8,12 @@ import numpy as np
 import torch
 import xarray as xr
 
+from wxlab.attention import evaluating, on_device_of, streams_for
 from wxlab.errors import WxlabError, unknown
 from wxlab.grids import Grid
 from wxlab.models.base import Batch, Model
 from wxlab.spectra.harmonics import Array, Complex, degree_sums, highest_degree, scalar_coefficients, synthesis
 from wxlab.spectra.sphere import EARTH_RADIUS, on_sphere
-from wxlab.streams import Streams
 
 Operator = Callable[[Array], Array]  # fields [N, H, W] -> [N, (any,) H', W']
 
@@ -128,13 +128,12 @@ def model_step(model: Model, batch: Batch, channel: str, *, to: str | None = Non
     place, out = channels.index(channel), channels.index(to or channel)
 
     def step(fields: Array) -> Array:
-        many, seen = _repeated(batch, len(fields)), []
+        many, seen = on_device_of(model, _repeated(batch, len(fields))), []
         many.history[:, :, place] += torch.from_numpy(fields).to(many.history)[:, None]
-        times = many.time[:, model.spec.history - 1]
         hook = None if layer is None else modules[layer].register_forward_hook(lambda _, given, answer: seen.append(answer))
         try:
-            with torch.no_grad():
-                made = model.predict(many, 1, Streams(seed, times, 1, 0))[:, 0, 0, out]
+            with evaluating(model), torch.no_grad():
+                made = model.predict(many, 1, streams_for(model, many, seed))[:, 0, 0, out]
         finally:
             if hook is not None:
                 hook.remove()
