@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from wxlab import spectra
 from wxlab.errors import WxlabError
 from wxlab.grids import Grid
+from wxlab.models import create_model
 from wxlab.models.base import Batch, Model, Spec
 from wxlab.spectra import pieces
 from wxlab.spectra.harmonics import scalar_coefficients, synthesis
@@ -326,6 +327,22 @@ def test_response_of_a_step_of_a_model() -> None:
     pooled = spectra.frequency_response(layer, grid, degrees=[1, 2], out_grid=Grid.regular(8, 16), amplitude=size)
     assert 0.9 < float(pooled["gain"][0]) < 1.01
     assert not model.pool._forward_hooks
+
+
+def test_response_of_an_attention_block_and_of_an_encoder() -> None:
+    torch.manual_seed(0)
+    model = create_model("met2net", "tiny")
+    grid, (first, second, *_) = model.spec.grid, model.spec.channels
+    batch = Batch(torch.randn(1, model.spec.history, len(model.spec.channels), *grid.shape), None, torch.zeros(1, 8, dtype=torch.int64))
+    latent = Grid.regular(8, 16)
+    how = {"out_grid": latent, "degrees": [1, 2, 5], "samples": 2, "amplitude": 0.1}
+    block = spectra.frequency_response(spectra.model_step(model, batch, first, layer="translator.layers.0.attn_1"), grid, **how)
+    encoder = spectra.frequency_response(spectra.model_step(model, batch, first, layer="encoders.0.enc.1"), grid, **how)
+    stranger = spectra.frequency_response(spectra.model_step(model, batch, second, layer="encoders.0.enc.1"), grid, **how)
+    for found in (block, encoder):
+        assert (found["gain"] > 0).all() and ((found["leak"] > 0) & (found["leak"] < 1)).all()
+    assert float(abs(stranger["response"]).max()) == 0  # an encoder sees its own variable alone
+    assert model.training and not any(module._forward_hooks for module in model.modules())
 
 
 # ---- faults -------------------------------------------------------------------------------------------------------------------------
