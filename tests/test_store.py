@@ -75,6 +75,7 @@ def test_all_that_varies_in_time_is_a_channel_unless_named(data: xr.Dataset) -> 
         "total_precipitation_24hr",
     )
     assert dataset_channels(data, ["geopotential_700"]) == ("geopotential_700",)
+    assert dataset_channels(data, ["geopotential"], 850) == ("geopotential_850",)
 
 
 # --- what is written

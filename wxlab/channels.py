@@ -64,16 +64,20 @@ def _no_level(level: object, variable: str, dataset: xr.Dataset) -> WxlabError:
     return WxlabError(f"{variable!r} has no level {level} hPa; its levels are {levels}")
 
 
-def dataset_channels(dataset: xr.Dataset, variables: Sequence[str] | None = None, levels: Sequence[int] | None = None) -> tuple[str, ...]:
+def dataset_channels(
+    dataset: xr.Dataset, variables: Sequence[str] | None = None, levels: int | Sequence[int] | None = None
+) -> tuple[str, ...]:
     """Names of the channels of a Dataset, variable by variable, level by level.
 
     variables: names of variables or of single channels (``geopotential_500``); all that vary in time when None.
-    levels: hPa, for variables with levels; all when None.  Raises WxlabError for a name or level that is not there.
+    levels: hPa, one or several, for variables with levels; all when None.  Raises WxlabError for a name or level that is not there.
     """
     if variables is None:
         variables = [str(name) for name, field in dataset.data_vars.items() if "time" in field.dims]
     if isinstance(variables, str):
         variables = [variables]
+    if isinstance(levels, (int, np.integer)):
+        levels = [int(levels)]
     channels: list[str] = []
     for variable in variables:
         if variable not in dataset or "level" not in dataset[variable].dims:
