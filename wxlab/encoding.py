@@ -20,6 +20,7 @@ from wxlab.grids import area_weights, grid_of
 from wxlab.models.ladcast.autoencoder import Autoencoder
 from wxlab.models.ladcast.forecaster import decode_frames, encode_frames
 from wxlab.preparation import prepare
+from wxlab.preparation.plan import MADE_OF
 from wxlab.splits import mask_of
 from wxlab.store import Store, open_store
 
@@ -48,6 +49,7 @@ def encode(
         names[mask_of(ranges, len(source))] = name
     latents = latents.assign_coords(split=("time", names))
     latents.attrs["source_name"] = f"latents of {source.path.name} ({source.attrs['checksum']})"
+    latents.attrs[MADE_OF] = f"{source.attrs['checksum']} {model.checksum}"
     return prepare(latents, out, scheduler=scheduler, overwrite=overwrite, chunk_bytes=BLOCK_BYTES)
 
 

@@ -75,7 +75,7 @@ class Case:
     def __getitem__(self, name: str) -> Tensor:
         return self.io[name]
 
-    def close(self, found: Tensor, name: str, tolerance: float) -> None:
+    def assert_close(self, found: Tensor, name: str, tolerance: float) -> None:
         """Largest difference against the largest absolute value."""
         expected = self.io[name]
         assert found.shape == expected.shape, name
@@ -131,12 +131,12 @@ def test_the_authors_statistics_and_masks_prepare_the_fields(case: Case) -> None
 def test_encoding_and_decoding(case: Case) -> None:
     model = case.autoencoder
     with torch.no_grad():
-        case.close(model.encode(case["ae.x"], case["pre.static"]), "ae.latent", NETWORK)
-        case.close(model.decode(case["ae.latent"]), "ae.recon", NETWORK)
-        case.close(model.decode(case["ae.latent"], return_static=True), "ae.recon_with_static", NETWORK)
-        case.close(model(case["ae.x"], case["pre.static"]), "ae.recon_with_static", NETWORK)
-        case.close(model.encoder(case["ae_small.x_with_static"]), "ae_small.latent", NETWORK)
-        case.close(model.decoder(case["ae_small.latent"]), "ae_small.recon_with_static", NETWORK)
+        case.assert_close(model.encode(case["ae.x"], case["pre.static"]), "ae.latent", NETWORK)
+        case.assert_close(model.decode(case["ae.latent"]), "ae.recon", NETWORK)
+        case.assert_close(model.decode(case["ae.latent"], return_static=True), "ae.recon_with_static", NETWORK)
+        case.assert_close(model(case["ae.x"], case["pre.static"]), "ae.recon_with_static", NETWORK)
+        case.assert_close(model.encoder(case["ae_small.x_with_static"]), "ae_small.latent", NETWORK)
+        case.assert_close(model.decoder(case["ae_small.latent"]), "ae_small.recon_with_static", NETWORK)
 
 
 @golden
@@ -153,17 +153,17 @@ def test_every_block_of_the_autoencoder(case: Case) -> None:
         handle.remove()
     assert len(seen) == 22
     for name, value in seen.items():
-        case.close(value, f"ae.act.{name}", NETWORK)
+        case.assert_close(value, f"ae.act.{name}", NETWORK)
 
 
 @golden
 def test_parts_of_an_attention_block_and_the_norm_at_two_magnitudes(case: Case) -> None:
     block: Any = case.autoencoder.get_submodule(case.json["ae_mod_block"])
     with torch.no_grad():
-        case.close(block.attn(case["ae.mod.attn_x"]), "ae.mod.attn_y", NETWORK)
-        case.close(block.conv_out(case["ae.mod.attn_x"]), "ae.mod.glu_y", NETWORK)
+        case.assert_close(block.attn(case["ae.mod.attn_x"]), "ae.mod.attn_y", NETWORK)
+        case.assert_close(block.conv_out(case["ae.mod.attn_x"]), "ae.mod.glu_y", NETWORK)
         for size in ("tiny", "unit"):
-            case.close(case.autoencoder.decoder.norm_out(case[f"ae.mod.norm_out_x_{size}"]), f"ae.mod.norm_out_y_{size}", NETWORK)
+            case.assert_close(case.autoencoder.decoder.norm_out(case[f"ae.mod.norm_out_x_{size}"]), f"ae.mod.norm_out_y_{size}", NETWORK)
 
 
 @golden
@@ -212,10 +212,10 @@ def test_the_network_in_all_its_calls(case: Case) -> None:
     model, time = case.transformer, stamps(case["tr.timestamps"])
     x, cond, t = case["tr.x"], case["tr.cond"], case["tr.timestep"]
     with torch.no_grad():
-        case.close(model(x, cond, t, time), "tr.out", TRANSFORMER)
-        case.close(model(x, cond, t), "tr.out_no_time_elapsed", TRANSFORMER)
-        case.close(model(x, cond, t[:1], time[:1]), "tr.out_broadcast_t", TRANSFORMER)
-        case.close(model(x[:, :, :1], case["tr.cond_longer"], t, time), "tr.out_cond_longer", TRANSFORMER)
+        case.assert_close(model(x, cond, t, time), "tr.out", TRANSFORMER)
+        case.assert_close(model(x, cond, t), "tr.out_no_time_elapsed", TRANSFORMER)
+        case.assert_close(model(x, cond, t[:1], time[:1]), "tr.out_broadcast_t", TRANSFORMER)
+        case.assert_close(model(x[:, :, :1], case["tr.cond_longer"], t, time), "tr.out_cond_longer", TRANSFORMER)
 
 
 @golden
@@ -248,7 +248,7 @@ def test_every_block_of_the_transformer(case: Case) -> None:
     found["norm_out"] = seen["proj_out"][0][0]
     assert {f"tr.act.{name}" for name in found} == {key for key in case.io if key.startswith("tr.act.")} - {"tr.act.temb_final"}
     for name, value in found.items():
-        case.close(value, f"tr.act.{name}", TRANSFORMER)
+        case.assert_close(value, f"tr.act.{name}", TRANSFORMER)
     emb = seen["transformer_blocks.0"][0][2]
     torch.testing.assert_close(emb, F.silu(case["tr.act.temb_final"]), rtol=2e-6, atol=2e-6)
 
@@ -259,7 +259,7 @@ def test_larger_patches(case: Case) -> None:
     model = load_official("ladcast", {key.removeprefix("p2."): value for key, value in state.items()}, config=case.json["tr_patch2_config"])
     with torch.no_grad():
         out = model(case["tr_p2.x"], case["tr_p2.cond"], case["tr.timestep"][:1], stamps(case["tr.timestamps"])[:1])
-    case.close(out, "tr_p2.out", TRANSFORMER)
+    case.assert_close(out, "tr_p2.out", TRANSFORMER)
 
 
 @golden
@@ -343,8 +343,8 @@ def test_denoised_samples(case: Case) -> None:
     given = case.transformer.preconditioning.coefficients(case["tr.sigma"]).noise
     torch.testing.assert_close(given, case["tr.timestep"], rtol=0, atol=1e-7)
     with torch.no_grad():
-        case.close(case.transformer(scaled, case["tr.cond"], coefficients.noise, time), "edm.loss.model_out", NETWORK)
-        case.close(case.transformer.denoiser(case["tr.cond"], time)(noisy, sigmas), "edm.loss.denoised", NETWORK)
+        case.assert_close(case.transformer(scaled, case["tr.cond"], coefficients.noise, time), "edm.loss.model_out", NETWORK)
+        case.assert_close(case.transformer.denoiser(case["tr.cond"], time)(noisy, sigmas), "edm.loss.denoised", NETWORK)
 
 
 @golden
@@ -361,11 +361,11 @@ def test_samplers(case: Case) -> None:
     churned = Heun(steps, churn=settings["S_churn"], low=settings["S_min"], high=settings["S_max"], inflate=settings["S_noise"])
     solver = DPMSolver(steps)
     with torch.no_grad():
-        case.close(sample(Heun(steps), denoise, noise), "samp.out", SAMPLES)
-        case.close(sample(Heun(20), denoise, noise), "samp.out20", SAMPLES)
-        case.close(sample(churned, denoise, noise, lambda shape: next(draws)), "samp.out_churn", SAMPLES)
+        case.assert_close(sample(Heun(steps), denoise, noise), "samp.out", SAMPLES)
+        case.assert_close(sample(Heun(20), denoise, noise), "samp.out20", SAMPLES)
+        case.assert_close(sample(churned, denoise, noise, lambda shape: next(draws)), "samp.out_churn", SAMPLES)
         # the authors start this one from noise that is not multiplied by the first sigma
-        case.close(sample(solver, denoise, noise.double() / solver.sigmas[0]).float(), "samp.out_pipeline_dpmpp2m", SAMPLES)
+        case.assert_close(sample(solver, denoise, noise.double() / solver.sigmas[0]).float(), "samp.out_pipeline_dpmpp2m", SAMPLES)
 
 
 # ---- forecasts
@@ -397,10 +397,10 @@ def test_two_chunks_of_a_roll_out_in_latents(case: Case, forecaster: LatentForec
     start = encode_states(case.autoencoder, initial(case))
     assert model.normaliser is not None
     known = model.scaled(model.normaliser.normalise(torch.from_numpy(start["latent"].values)[:, None], model.spec.channels))
-    case.close(known, "roll.known_latents_norm", SAMPLES)
+    case.assert_close(known, "roll.known_latents_norm", SAMPLES)
     made = forecast(model, start, steps=3, members=3)["latent"].isel(time=0)
     made = made.transpose("number", "level", "prediction_timedelta", ...).values
-    case.close(torch.from_numpy(made), "roll.latents_unnorm", SAMPLES)
+    case.assert_close(torch.from_numpy(made), "roll.latents_unnorm", SAMPLES)
     normalised = model.normaliser.normalise(torch.from_numpy(made).transpose(1, 2), model.spec.channels).transpose(1, 2) / 2
     expected = torch.cat([case["roll.chunk0.latents_norm"], case["roll.chunk1.latents_norm"]], dim=2)[:, :, :3]
     assert (normalised - expected).abs().max() <= SAMPLES * expected.abs().max()

@@ -152,6 +152,8 @@ class Autoencoder(Model):
     def checksum(self) -> str:
         """SHA-256 of what latents depend on: the encoder and the units. Fine-tuning the decoder leaves it as it is."""
         total = hashlib.sha256(repr(self.normaliser.to_dict() if self.normaliser else None).encode())
+        if self.normaliser and self.normaliser.climatology:
+            total.update(np.ascontiguousarray(self.normaliser.climatology.coefficients).tobytes())
         for name, value in self.encoder.state_dict().items():
             total.update(name.encode())
             total.update(value.detach().cpu().contiguous().numpy().tobytes())
